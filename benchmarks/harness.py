@@ -1,0 +1,190 @@
+"""Times contenders for the same result: checked first, then interleaved in one run, medians, written as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import convweights as cw
+
+RESULTS = Path(__file__).parent / "results"
+KINDS = ("ours", "eager", "compile", "floor")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """``run`` writes the case's output; ``exact`` says that the bits must agree, not only the values."""
+
+    name: str
+    kind: str
+    run: Callable[[], Any]
+    exact: bool = True
+
+
+@dataclass
+class Case:
+    """One result that several contenders compute into ``output``."""
+
+    name: str
+    title: str
+    output: torch.Tensor
+    expected: torch.Tensor
+    source: torch.Tensor
+    contenders: list[Contender] = field(default_factory=list)
+
+    def ours(self, name: str, run: Callable[[], Any]) -> None:
+        self.contenders.append(Contender(name, "ours", run))
+
+    def eager(self, name: str, run: Callable[[], Any], *, exact: bool = True) -> None:
+        self.contenders.append(Contender(name, "eager", run, exact))
+
+    def compiled(self, name: str, write: Callable[..., Any], *, exact: bool = True) -> None:
+        """``write(output, source)`` through torch.compile, specialised on these shapes."""
+        call = torch.compile(write, fullgraph=True, dynamic=False)
+        self.contenders.append(Contender(name, "compile", lambda: call(self.output, self.source), exact))
+
+    @property
+    def moved(self) -> int:
+        """Bytes that must be read and written at the least."""
+        return self.expected.numel() * self.expected.element_size() + self.source.numel() * self.source.element_size()
+
+    def floor(self) -> Contender:
+        """``copy_`` between two contiguous buffers that together hold the bytes of source and output."""
+        there = torch.ones(self.moved // 8, device=self.output.device)
+        here = torch.empty_like(there)
+        return Contender("copy_ of the same bytes", "floor", lambda: here.copy_(there))
+
+    def check(self) -> None:
+        """Raise where a contender's result is not the expected one. The floor has none."""
+        for contender in self.contenders:
+            self.output.fill_(math.nan)
+            contender.run()
+            if contender.exact:
+                as_bits = torch.int16 if self.output.element_size() == 2 else torch.int32
+                same = torch.equal(self.output.view(as_bits), self.expected.view(as_bits))
+            else:
+                # Sums of values of both signs lose what cancels: the unit is that of the largest value read.
+                unit = torch.finfo(self.output.dtype).eps * self.source.abs().max().item()
+                same = torch.allclose(self.output, self.expected, rtol=0, atol=2 * unit)
+            if not same:
+                raise AssertionError(f"{self.name}: {contender.name} must give the expected result before it is timed")
+
+
+def measure(case: Case, *, rounds: int, least: float) -> list[dict[str, Any]]:
+    """Medians of ``rounds`` samples; a sample lasts ``least`` seconds or more, and contenders take turns."""
+    contenders = [*case.contenders, case.floor()]
+    synchronise = torch.cuda.synchronize if case.output.device.type == "cuda" else lambda: None
+
+    def sample(contender: Contender, number: int) -> float:
+        synchronise()
+        start = time.perf_counter()
+        for _ in range(number):
+            contender.run()
+        synchronise()
+        return (time.perf_counter() - start) / number
+
+    numbers = []
+    for contender in contenders:
+        sample(contender, 2)
+        numbers.append(max(1, math.ceil(least / sample(contender, 2))))
+    times: list[list[float]] = [[] for _ in contenders]
+    for turn in range(rounds):
+        # Each round starts with another contender, so that nobody always follows the same one.
+        for place in range(len(contenders)):
+            who = (turn + place) % len(contenders)
+            times[who].append(sample(contenders[who], numbers[who]))
+    rows = []
+    for contender, taken in zip(contenders, times, strict=True):
+        quartiles = statistics.quantiles(taken, n=4)
+        rows.append(
+            {
+                "name": contender.name,
+                "kind": contender.kind,
+                "median_us": round(1e6 * statistics.median(taken), 2),
+                "quartiles_us": [round(1e6 * quartiles[0], 2), round(1e6 * quartiles[2], 2)],
+            }
+        )
+    return rows
+
+
+def best(rows: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
+    return min((row for row in rows if row["kind"] == kind), key=lambda row: row["median_us"], default=None)
+
+
+def show(result: dict[str, Any]) -> None:
+    ours = best(result["rows"], "ours")
+    assert ours is not None
+    print(f"\n{result['name']}: {result['title']}, {result['moved'] / 1e6:.1f} MB")
+    for row in sorted(result["rows"], key=lambda row: (KINDS.index(row["kind"]), row["median_us"])):
+        ratio = row["median_us"] / ours["median_us"]
+        print(f"  {row['kind']:8} {row['median_us']:10.1f} us {ratio:7.2f}x  {row['name']}")
+
+
+def conditions(device: str) -> dict[str, Any]:
+    """Where, with what and when: what a number means nothing without."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else processor(),
+        "kind": device,
+        "threads": torch.get_num_threads(),
+        "simd": cw._C.simd_level() if cw._C is not None else "none (reference)",
+        "versions": {
+            "convweights": cw.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "commit": (git("rev-parse", "--short", "HEAD") or "none") + ("+" if git("status", "--porcelain") else ""),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def main(name: str, cases: dict[str, Callable[..., Case]]) -> None:
+    """The command line of a file of cases."""
+    parser = argparse.ArgumentParser(description=f"Benchmarks of {name}, checked first, interleaved, medians.")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--quick", action="store_true", help="few rounds, no torch.compile, nothing written")
+    parser.add_argument("--only", action="append", choices=list(cases), help="a case; may be repeated; nothing written")
+    parser.add_argument("--threads", type=int, help="threads of torch; its own choice unless given")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    results = []
+    with torch.no_grad():
+        for case_name in options.only or cases:
+            torch.manual_seed(0)
+            case = cases[case_name](options.device, compiled=not options.quick)
+            case.check()
+            rows = measure(case, rounds=7 if options.quick else 31, least=0.002 if options.quick else 0.01)
+            results.append({"name": case.name, "title": case.title, "moved": case.moved, "rows": rows})
+            show(results[-1])
+    if not (options.quick or options.only):
+        path = RESULTS / (f"{name}.json" if options.device == "cpu" else f"{name}-cuda.json")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"conditions": conditions(options.device), "results": results}, indent=1) + "\n")
+        print(f"\nwritten: {path.relative_to(Path(__file__).parent.parent)}")

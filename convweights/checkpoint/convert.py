@@ -1,0 +1,122 @@
+"""Carries out a plan: one tensor after another through the transfer verb into a new file."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from convweights.checkpoint.contents import Checkpoint
+from convweights.checkpoint.errors import CheckpointError, sentence
+from convweights.checkpoint.formats import path_of, target_format
+from convweights.checkpoint.notes import target_notes
+from convweights.checkpoint.plan import PathOrText, draft, open_inputs
+from convweights.checkpoint.replace import check_target, replacing
+from convweights.checkpoint.report import Plan, Report, TensorPlan
+from convweights.checkpoint.safetensors_file import write_safetensors
+from convweights.checkpoint.torch_file import write_torch
+from convweights.ops.transfer import transfer_
+
+
+def convert(
+    source: PathOrText,
+    target: PathOrText,
+    *,
+    rules: PathOrText | list[Any] | None = None,
+    like: PathOrText | None = None,
+    dtype: str | torch.dtype | None = None,
+    overwrite: bool = False,
+    fsync: bool = True,
+) -> Report:
+    """Write the checkpoint ``source``, changed by rules, to ``target``: whole, or not at all.
+
+    The target's suffix decides its format: ``.safetensors``, ``.pt`` or ``.pth``. It is written under a temporary
+    name beside it and renamed at the end, so it may be the source itself (with ``overwrite``). Tensors that no rule
+    changes keep every bit. What stands beside the tensors stays where the target can hold it: a ``.pt`` file's other
+    entries in a ``.pt`` file, the ``__metadata__`` of safetensors in safetensors; the report names the rest.
+
+    Args:
+        source, rules, like, dtype: as :func:`~convweights.plan`.
+        overwrite: replace a target that exists.
+        fsync: wait until the file is on the disk before it gets its name.
+
+    Raises:
+        CheckpointError, TypeError, ValueError: as :func:`~convweights.plan`, or a target that cannot be written;
+            no file has been made or changed.
+
+    >>> import tempfile, torch
+    >>> from convweights.checkpoint import convert
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save({"conv1.weight": torch.ones(8, 3, 3, 3)}, f"{folder}/rgb.pt")
+    ...     rules = [{"match": "conv1", "in_channels": 1}]
+    ...     report = convert(f"{folder}/rgb.pt", f"{folder}/gray.safetensors", rules=rules)
+    >>> report.changed[0].how, report.changed[0].scale, report.changed[0].target.shape
+    ('in_channels 3 -> 1 blocks', 'sum', (8, 1, 3, 3))
+    """
+    with contextlib.ExitStack() as stack:
+        place = path_of("convert", "target", target)
+        form = target_format("convert", place)
+        check_target("convert", place, overwrite=overwrite)
+        inputs = open_inputs("convert", stack, source, rules, like, dtype)
+        checkpoint, _, template, _ = inputs
+        planned = draft("convert", *inputs)
+        notes = planned.notes + target_notes("convert", planned.tensors, checkpoint, place)
+        _write(place, form, planned, checkpoint, template, fsync=fsync)
+        written = place.stat().st_size
+        return Report(planned.source, planned.source_format, planned.tensors, notes, place, form, written)
+
+
+def plan_conversion(
+    source: PathOrText,
+    target: PathOrText,
+    *,
+    rules: PathOrText | list[Any] | None = None,
+    like: PathOrText | None = None,
+    dtype: str | torch.dtype | None = None,
+    overwrite: bool = False,
+) -> Plan:
+    """:func:`plan` with what only a target decides: whether it can be written, and what its format leaves out."""
+    with contextlib.ExitStack() as stack:
+        place = path_of("plan", "target", target)
+        target_format("plan", place)
+        check_target("plan", place, overwrite=overwrite)
+        inputs = open_inputs("plan", stack, source, rules, like, dtype)
+        planned = draft("plan", *inputs)
+        notes = planned.notes + target_notes("plan", planned.tensors, inputs[0], place)
+        return dataclasses.replace(planned, notes=notes)
+
+
+def _write(
+    target: Path, form: str, planned: Plan, source: Checkpoint, template: Checkpoint | None, *, fsync: bool
+) -> None:
+    by_name = {tensor.name: tensor for tensor in planned.tensors}
+
+    def make(name: str) -> torch.Tensor:
+        return _make(by_name[name], source, template)
+
+    with replacing("convert", target, fsync=fsync) as file:
+        if form == "safetensors":
+            write_safetensors(file, (tensor.target for tensor in planned.tensors), source.around.metadata, make)
+        else:
+            write_torch(file, by_name, source, {tensor.name for tensor in planned.changed}, make)
+
+
+def _make(planned: TensorPlan, source: Checkpoint, template: Checkpoint | None) -> torch.Tensor:
+    """The target's tensor. One that does not change is the source's own, never computed."""
+    values = source.read(planned.name)
+    if not planned.changed:
+        return values
+    if planned.permutation is not None:
+        values = values.permute(planned.permutation)
+    try:
+        weight = torch.empty(planned.target.shape, dtype=planned.target.dtype)
+    except (RuntimeError, MemoryError, OverflowError, TypeError):
+        rule, got = f"fit into memory as {planned.name}", f"shape {planned.target.shape} from {source.path}"
+        raise CheckpointError(sentence("convert", "rules", rule, got), source.path, planned.name) from None
+    if planned.fill == "keep":
+        assert template is not None
+        transfer_(weight, template.read(planned.name))
+    return transfer_(weight, values, planned.maps, fill=planned.fill)

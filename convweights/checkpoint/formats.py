@@ -1,0 +1,71 @@
+"""Opens a checkpoint by what is in the file; a target's format follows its suffix."""
+
+from __future__ import annotations
+
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from convweights.checkpoint.contents import Checkpoint
+from convweights.checkpoint.errors import CheckpointError, reason, sentence
+from convweights.checkpoint.safetensors_file import SafetensorsFile
+from convweights.checkpoint.torch_file import TorchFile
+
+SUFFIXES = {".safetensors": "safetensors", ".pt": "pt", ".pth": "pt"}
+
+
+def path_of(function: str, argument: str, value: Any) -> Path:
+    if not isinstance(value, (str, PathLike)) or isinstance(fspath(value), bytes):
+        raise TypeError(sentence(function, argument, "be a path", repr(value)))
+    return Path(value)
+
+
+def open_checkpoint(function: str, argument: str, value: str | PathLike[str]) -> Checkpoint:
+    """The checkpoint at a path, on behalf of the argument that named it. Use it in a ``with`` statement.
+
+    Raises CheckpointError, in one sentence, for anything else than a whole safetensors file or a whole file of
+    torch.save whose pickle holds only tensors and plain containers.
+    """
+    path = path_of(function, argument, value)
+    start = _first_bytes(function, argument, path)
+    # A safetensors header is below 100 MB, so the upper half of its length is zero; then comes its JSON.
+    if len(start) == 9 and start[4:8] == bytes(4) and start[8:] == b"{":
+        return SafetensorsFile(function, argument, path)
+    if start[:4] == b"PK\x03\x04":
+        return TorchFile(function, argument, path, zipped=True)
+    if start[:1] == b"\x80":
+        return TorchFile(function, argument, path, zipped=False)
+    if path.suffix == ".safetensors":
+        # Not even its first bytes are right; the library words what is wrong with them.
+        return SafetensorsFile(function, argument, path)
+    rule, got = "be a checkpoint (.safetensors, .pt or .pth)", f"{path}, which is none of these inside"
+    raise CheckpointError(sentence(function, argument, rule, got), path)
+
+
+def _first_bytes(function: str, argument: str, path: Path) -> bytes:
+    if path.is_dir():
+        got = f"the directory {path}"
+        raise CheckpointError(sentence(function, argument, "be a file", got), path)
+    if path.exists() and not path.is_file():
+        raise CheckpointError(sentence(function, argument, "be a regular file", path), path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except FileNotFoundError:
+        got = f"{path}, which does not exist"
+        raise CheckpointError(sentence(function, argument, "be a checkpoint file", got), path) from None
+    except (OSError, ValueError) as error:
+        got = f"{path} ({reason(error)})"
+        raise CheckpointError(sentence(function, argument, "be readable", got), path) from None
+    if not start:
+        raise CheckpointError(sentence(function, argument, "be a checkpoint file", f"{path}, which is empty"), path)
+    return start
+
+
+def target_format(function: str, target: Path) -> str:
+    """``safetensors`` or ``pt``."""
+    found = SUFFIXES.get(target.suffix)
+    if found is None:
+        rule = f"end in {', '.join(list(SUFFIXES)[:-1])} or {list(SUFFIXES)[-1]}"
+        raise CheckpointError(sentence(function, "target", rule, target), target)
+    return found

@@ -1,0 +1,69 @@
+"""A file that comes into being whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from convweights.checkpoint.errors import CheckpointError, reason, sentence
+
+
+def check_target(function: str, target: Path, *, overwrite: bool) -> None:
+    """Refuse a target that could not be put in place, before any work is done for it."""
+    if target.is_dir():
+        raise CheckpointError(sentence(function, "target", "be a file", f"the directory {target}"), target)
+    if os.path.lexists(target):
+        if target.exists() and not target.is_file():
+            raise CheckpointError(sentence(function, "target", "be a regular file", target), target)
+        if not overwrite:
+            rule, remedy = "not exist yet", "choose another name or allow it to be replaced with overwrite"
+            raise CheckpointError(sentence(function, "target", rule, target, remedy), target)
+    if not target.parent.is_dir():
+        rule = "lie in a directory that exists"
+        raise CheckpointError(sentence(function, "target", rule, target), target)
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        rule = "lie in a directory that can be written to"
+        raise CheckpointError(sentence(function, "target", rule, target), target)
+
+
+@contextlib.contextmanager
+def replacing(function: str, target: Path, *, fsync: bool) -> Iterator[BinaryIO]:
+    """A file under a temporary name beside ``target``, which takes the target's place when the block ends well.
+
+    Beside it, because only a rename inside one file system is atomic. Whatever ends the block otherwise, an interrupt
+    included, removes the temporary file. With ``fsync`` the data is on the disk before the name is, and the
+    directory after it. ``os.open`` with 0o666 is what lets the umask decide the mode, unlike the tempfile module.
+    """
+    temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            with open(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                if fsync:
+                    os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        if fsync:
+            _sync_directory(target.parent)
+    except OSError as error:
+        got = f"{target} ({reason(error)})"
+        raise CheckpointError(sentence(function, "target", "be writable", got), target) from error
+
+
+def _sync_directory(directory: Path) -> None:
+    """Put the new name itself on the disk, where the system lets directories be opened."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

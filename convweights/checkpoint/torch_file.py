@@ -1,0 +1,126 @@
+"""The formats of ``torch.save``: a zip archive, or the legacy pickle. Both are only ever read with weights_only."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from convweights.checkpoint.contents import Checkpoint, TensorInfo
+from convweights.checkpoint.errors import CheckpointError, sentence
+from convweights.checkpoint.state_dict import find_state, is_named_tensor
+
+
+class TorchFile(Checkpoint):
+    """A ``.pt`` or ``.pth`` file. A zip archive is mapped into memory, so its tensors are read when they are used."""
+
+    def __init__(self, function: str, argument: str, path: Path, *, zipped: bool) -> None:
+        self.path = path
+        self.format = "pt (zip)" if zipped else "pt (legacy)"
+        root = _load(function, argument, path, mmap=zipped and _is_stored(function, argument, path))
+        self.around = find_state(function, argument, path, root)
+        self._state: Any = self.around.state
+        named = (item for item in self._state.items() if is_named_tensor(*item))
+        self.tensors = {name: _info(name, tensor) for name, tensor in named}
+
+    def read(self, name: str) -> torch.Tensor:
+        tensor: torch.Tensor = self._state[name]
+        return tensor.detach()
+
+    def close(self) -> None:
+        self._state = None
+
+
+def _info(name: str, tensor: torch.Tensor) -> TensorInfo:
+    plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+    return TensorInfo(name, tuple(tensor.shape), tensor.dtype, plain)
+
+
+def _is_stored(function: str, argument: str, path: Path) -> bool:
+    """Whether the archive is a whole checkpoint whose records are uncompressed, as mapping them needs."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        rule, got = "be a whole file", f"{path}, a zip archive without its end"
+        raise CheckpointError(sentence(function, argument, rule, got), path) from error
+    names = [member.filename.rpartition("/")[2] for member in members]
+    if "constants.pkl" in names:
+        rule, got = "hold a state dict", f"{path}, a TorchScript archive"
+        raise CheckpointError(sentence(function, argument, rule, got, "save module.state_dict() of it"), path)
+    if "data.pkl" not in names:
+        rule, got = "be a checkpoint of torch.save", f"{path}, a zip archive of other things"
+        raise CheckpointError(sentence(function, argument, rule, got), path)
+    return all(member.compress_type == zipfile.ZIP_STORED for member in members)
+
+
+def _load(function: str, argument: str, path: Path, *, mmap: bool) -> Any:
+    """``torch.load`` with its errors in our words: its own suggest to load with weights_only off."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if path.suffix == ".safetensors":
+                # Given a path of this suffix, torch.load goes by it and not by the content.
+                with path.open("rb") as file:
+                    return torch.load(file, weights_only=True, map_location="cpu")
+            return torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.<>]+)", str(error))
+        if found is None:
+            rule, got = "be a checkpoint of torch.save", f"{path}, a pickle of another kind"
+            raise CheckpointError(sentence(function, argument, rule, got), path) from None
+        rule, got = "hold only tensors and plain containers", f"{path}, whose loading would run {found[1]}"
+        remedy = "save only module.state_dict() where the file was made"
+        raise CheckpointError(sentence(function, argument, rule, got, remedy), path) from None
+    except OSError as error:
+        got = f"{path} ({error.strerror or error})"
+        raise CheckpointError(sentence(function, argument, "be readable", got), path) from None
+    except Exception as error:
+        # Damaged files come out of torch as RuntimeError, EOFError, KeyError, IndexError, struct.error and others.
+        rule, got = "be a whole file", f"{path}, which torch.load cannot read to its end ({type(error).__name__})"
+        raise CheckpointError(sentence(function, argument, rule, got), path) from None
+
+
+def write_torch(
+    file: BinaryIO, names: Iterable[str], source: Checkpoint, changed: set[str], make: Callable[[str], torch.Tensor]
+) -> None:
+    """``torch.save`` the state dict with its changed tensors, inside everything that stood around it.
+
+    An open file rather than a path, because torch.save writes the path's name into the archive.
+    """
+    root = source.around.root
+    if root is None:
+        _save({name: make(name) for name in names}, file)
+        return
+    # A shallow copy keeps an OrderedDict's attributes, of which torch's state dicts have one: _metadata.
+    state = copy.copy(source.around.state)
+    for name in changed:
+        state[name] = _like(state[name], make(name))
+    if source.around.nested is None:
+        _save(state, file)
+        return
+    whole = copy.copy(root)
+    whole[source.around.nested] = state
+    _save(whole, file)
+
+
+def _save(content: Any, file: BinaryIO) -> None:
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        # After a failed write torch still ends its archive, and fails again: the first failure is the reason.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
+def _like(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """``new`` as a Parameter where ``old`` is one."""
+    return torch.nn.Parameter(new, old.requires_grad) if isinstance(old, torch.nn.Parameter) else new

@@ -1,0 +1,71 @@
+// Registers the CPU kernels.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "ops/compact.h"
+#include "ops/transfer_cpu.h"
+#include "ops/transfer_op.h"
+
+namespace convweights {
+namespace {
+
+// Below this many bytes a thread, waking another costs more than it saves.
+constexpr int64_t kBytesPerThread = 1 << 17;
+
+template <class D, class S>
+PanelLoops compute_loops() {
+  using C = std::conditional_t<std::is_same_v<D, double> || std::is_same_v<S, double>, double, float>;
+  return {nullptr, nullptr, convert_panel<D, S, C>, sum_panel<D, S, C>};
+}
+
+PanelLoops panel_loops(ScalarType target, ScalarType source, int64_t item) {
+  PanelLoops loops{};
+  if (computes(target) && computes(source)) {
+    loops = with_compute_type(target, [&](auto d) {
+      return with_compute_type(
+          source, [&](auto s) { return compute_loops<typename decltype(d)::type, typename decltype(s)::type>(); });
+    });
+  }
+  with_raw_type(item, [&](auto raw) {
+    using T = typename decltype(raw)::type;
+    loops.fill = fill_panel<T>;
+    loops.copy = copy_panel<T>;
+  });
+  return loops;
+}
+
+void compact(const Compaction& c) {
+  for (int64_t row = c.first(); row < c.rows;) {
+    const int64_t end = c.wave_end(row);
+    if (end == row + 1) {
+      memmove(c.target(row), c.source(row), static_cast<size_t>(c.to));
+    } else {
+      torch::stable::parallel_for(row, end, std::max<int64_t>(1, kBytesPerThread / c.to), [&](int64_t a, int64_t b) {
+        for (int64_t r = a; r < b; ++r) memcpy(c.target(r), c.source(r), static_cast<size_t>(c.to));
+      });
+    }
+    row = end;
+  }
+}
+
+void transfer_(Tensor weight, const Tensor source, const Ints kinds, const Ints starts, const Ints rescales,
+               const std::vector<Tensor> index, double scale, const Ints fill) {
+  Transfer t = make_transfer(weight, source, kinds, starts, rescales, index, scale, fill);
+  if (count_of(t) == 0) return;
+  if (is_compaction(t) && weight.is_contiguous() && source.is_contiguous()) {
+    compact(make_compaction(t));
+    return;
+  }
+  reduce(t, /*absorb=*/true);
+  const PanelLoops loops = panel_loops(weight.scalar_type(), source.scalar_type(), t.dst_item);
+  const TransferPanels panels(t, loops);
+  const int64_t grain = std::max<int64_t>(1, kBytesPerThread / (panels.unit_elements() * t.dst_item));
+  torch::stable::parallel_for(0, panels.units(), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) panels(unit);
+  });
+}
+
+}  // namespace
+}  // namespace convweights
+
+STABLE_TORCH_LIBRARY_IMPL(convweights, CPU, m) { m.impl("transfer_", TORCH_BOX(&convweights::transfer_)); }

@@ -1,0 +1,64 @@
+// The parallel loops and the one place where a CUDA kernel is launched. Without nvcc the includer provides
+// __global__, __shared__, blockIdx and their kin, __syncthreads and launch(): the tests run the kernels that way.
+#pragma once
+
+#include "host_device.h"
+
+#if defined(__CUDACC__)
+#include <cuda_runtime.h>
+#endif
+
+namespace convweights {
+
+constexpr unsigned kThreads = 256;
+// Blocks enough to fill any card several times over; each takes elements in strides of the grid.
+constexpr unsigned kMostBlocks = 132 * 32;
+// Elements of one launch: their number and the grid's stride must add up within 32 bits.
+constexpr int64_t kMostElements = int64_t{1} << 30;
+constexpr int64_t kStageBytes = 32768;
+
+#if defined(__CUDACC__)
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), unsigned blocks, cudaStream_t stream, Arguments... arguments) {
+  kernel<<<blocks, kThreads, 0, stream>>>(arguments...);
+}
+#endif
+
+template <class Kernel>
+__global__ void __launch_bounds__(kThreads) run_elements(Kernel kernel, uint32_t count) {
+  const uint32_t step = gridDim.x * blockDim.x;
+  for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) kernel(i);
+}
+
+// kernel(i) for each i below `count`, in any order.
+template <class Kernel, class Stream>
+void for_each_element(const Kernel& kernel, int64_t count, Stream stream) {
+  if (count == 0) return;
+  const int64_t blocks = (count + kThreads - 1) / kThreads;
+  launch(run_elements<Kernel>, blocks < kMostBlocks ? static_cast<unsigned>(blocks) : kMostBlocks, stream, kernel,
+         static_cast<uint32_t>(count));
+}
+
+template <class Kernel>
+__global__ void __launch_bounds__(kThreads) run_phases(Kernel kernel, int64_t begin, int64_t end) {
+  __shared__ alignas(16) char stage[kStageBytes];
+  for (int64_t phase = begin; phase < end; ++phase) {
+    kernel(phase, stage, threadIdx.x, blockDim.x);
+    __syncthreads();
+  }
+}
+
+// kernel(phase, stage, thread, threads) for each phase in turn, by the threads of one block, which share the stage.
+template <class Kernel, class Stream>
+void for_each_phase(const Kernel& kernel, int64_t phases, Stream stream) {
+#if defined(__CUDACC__)
+  launch(run_phases<Kernel>, 1, stream, kernel, int64_t{0}, phases);
+#else
+  // One phase a launch stands for the barrier between them.
+  for (int64_t phase = 0; phase < phases; ++phase) {
+    launch(run_phases<Kernel>, 1, stream, kernel, phase, phase + 1);
+  }
+#endif
+}
+
+}  // namespace convweights

@@ -1,0 +1,28 @@
+// What lets one source be compiled by g++ and by nvcc. Nothing here knows torch.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define CW_HD __host__ __device__ __forceinline__
+#else
+#define CW_HD inline
+#endif
+
+// Clones of a function for AVX-512, AVX2 and the baseline, chosen when the library is loaded.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__) && !defined(CW_NO_CLONES)
+#define CW_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define CW_CLONES
+#endif
+
+// A clone's instruction set reaches only what is inlined into it, lambdas included.
+#define CW_INLINE inline __attribute__((always_inline))
+#define CW_INLINE_LAMBDA __attribute__((always_inline))
+
+namespace convweights {
+
+constexpr int kMaxDims = 8;
+
+}  // namespace convweights

@@ -1,0 +1,256 @@
+// transfer: target[j] = cast(factor * sum of the source positions that each dimension's map reads).
+// The problem, its reduction on the host, and the functor of one element, which is the meaning.
+#pragma once
+
+#include <type_traits>
+#include <utility>
+
+#include "../element/casts.h"
+#include "../element/maps.h"
+
+namespace convweights {
+
+struct Dim {
+  Map map;
+  int64_t begin = 0;  // the part of the target's positions that is written: begin .. begin + size - 1
+  int64_t size = 1;
+  int64_t dst_stride = 0;  // in elements
+  int64_t src_stride = 0;
+  int position = 0;  // before reduction: sums and factors run in this order
+};
+
+struct Transfer {
+  int rank = 0;
+  Dim dims[kMaxDims];
+  int order[kMaxDims] = {};  // the dimensions by position
+  int spreads = 0;           // Mean dimensions stand last: one window, written to every position
+  double scale = 1.0;
+  bool wide = false;       // sums in float64
+  bool same_type = false;  // a window of one position times 1 keeps its bits
+  bool keep = false;       // positions that no source reaches are left alone, else they get `fill`
+  uint64_t fill[2] = {0, 0};
+  const char* src = nullptr;
+  char* dst = nullptr;
+  int64_t src_item = 0;  // bytes an element
+  int64_t dst_item = 0;
+
+  CW_HD int loops() const { return rank - spreads; }
+};
+
+inline int64_t count_of(const Transfer& t) {
+  int64_t count = 1;
+  for (int d = 0; d < t.loops(); ++d) count *= t.dims[d].size;
+  return count;
+}
+
+// A map that reads position j for every j, times 1, is the identity whatever its name.
+inline void simplify(Transfer& t, Dim& dim) {
+  Map& map = dim.map;
+  if (map.kind == MapKind::Mean && map.n == 1) map.kind = MapKind::Tile;
+  if (map.kind == MapKind::Offset) {
+    if (map.rescale == Rescale::None && map.start >= 0 && map.start + map.m <= map.n) {
+      t.src += map.start * dim.src_stride * t.src_item;
+      map = Map{MapKind::Identity, Rescale::None, map.m, map.m};
+    }
+  } else if (map.kind != MapKind::Mean && map.kind != MapKind::Select && map.n == map.m) {
+    map = Map{MapKind::Identity, Rescale::None, map.m, map.m};
+  }
+}
+
+// Whether the outer dimension's map, and the identity inside it, are one map over the product of their sizes.
+inline bool mergeable(const Dim& outer, const Dim& inner, bool absorb) {
+  if (inner.map.kind != MapKind::Identity || outer.map.kind == MapKind::Mean) return false;
+  if (outer.dst_stride != inner.dst_stride * inner.map.m || outer.src_stride != inner.src_stride * inner.map.n) {
+    return false;
+  }
+  switch (outer.map.kind) {
+    case MapKind::Identity: return true;
+    case MapKind::Tile:
+    case MapKind::Strided: return absorb && outer.map.rescale != Rescale::Exact;
+    case MapKind::Offset: return absorb;
+    default: return false;
+  }
+}
+
+inline void remove_dim(Transfer& t, int d) {
+  for (int i = d; i + 1 < t.rank; ++i) t.dims[i] = t.dims[i + 1];
+  --t.rank;
+}
+
+// Rewrites the problem with as few dimensions as say the same, ordered by the target's strides, so that what is
+// left ends in a long run. `absorb`: let Tile, Strided and Offset take up the identities inside them.
+inline void reduce(Transfer& t, bool absorb) {
+  for (int d = 0; d < t.rank; ++d) t.dims[d].position = d;
+  for (int d = 0; d < t.rank; ++d) simplify(t, t.dims[d]);
+  for (int d = t.rank - 1; d >= 0; --d) {
+    const Map& map = t.dims[d].map;
+    if (map.m != 1) continue;
+    const Window window = window_of(map, 0, t.wide);
+    if (window.count == 1 && factor_of(map, window) == 1.0) {
+      t.src += window.first * t.dims[d].src_stride * t.src_item;
+      remove_dim(t, d);
+    }
+  }
+  // Insertion sort keeps dimensions of equal stride in order; Mean dimensions go last.
+  for (int d = 1; d < t.rank; ++d) {
+    for (int i = d; i > 0; --i) {
+      const bool mean = t.dims[i].map.kind == MapKind::Mean;
+      const bool before = t.dims[i - 1].map.kind == MapKind::Mean;
+      if (before == mean ? t.dims[i - 1].dst_stride >= t.dims[i].dst_stride : mean) break;
+      std::swap(t.dims[i - 1], t.dims[i]);
+    }
+  }
+  for (int d = t.rank - 1; d > 0; --d) {
+    Dim& outer = t.dims[d - 1];
+    const Dim& inner = t.dims[d];
+    if (!mergeable(outer, inner, absorb)) continue;
+    if (outer.map.kind == MapKind::Identity) outer.position = inner.position;
+    outer.map.n *= inner.map.n;
+    outer.map.m *= inner.map.m;
+    outer.map.start *= inner.map.n;
+    outer.dst_stride = inner.dst_stride;
+    outer.src_stride = inner.src_stride;
+    remove_dim(t, d);
+  }
+  t.spreads = 0;
+  for (int d = 0; d < t.rank; ++d) {
+    t.dims[d].begin = 0;
+    t.dims[d].size = t.dims[d].map.m;
+    t.spreads += t.dims[d].map.kind == MapKind::Mean ? 1 : 0;
+    t.order[d] = d;
+  }
+  for (int d = 1; d < t.rank; ++d) {
+    for (int i = d; i > 0 && t.dims[t.order[i - 1]].position > t.dims[t.order[i]].position; --i) {
+      std::swap(t.order[i - 1], t.order[i]);
+    }
+  }
+}
+
+// N elements that are read or written as one.
+template <class T, int N>
+struct alignas(sizeof(T) * N > 16 ? 16 : sizeof(T) * N) Pack {
+  T at[N];
+};
+
+// The type of a pure copy: no arithmetic, any element of that many bytes.
+template <int Bytes>
+struct alignas(Bytes) Raw {
+  char bytes[Bytes];
+};
+
+// V neighbouring elements along the last loop dimension; V > 1 needs an identity there with strides of 1.
+// C is the dtype of the sum, or void for a copy of bits.
+template <class D, class S, class C, int V>
+struct TransferElement {
+  Transfer t;
+
+  CW_HD void operator()(uint32_t pack) const {
+    Window windows[kMaxDims];
+    int64_t src = 0;
+    int64_t dst = 0;
+    bool reached = true;
+    uint32_t rest = pack;
+    for (int d = t.loops() - 1; d >= 0; --d) {
+      const Dim& dim = t.dims[d];
+      const uint32_t size = static_cast<uint32_t>(d == t.loops() - 1 ? dim.size / V : dim.size);
+      const int64_t local = rest % size;
+      rest /= size;
+      const int64_t j = dim.begin + (d == t.loops() - 1 ? local * V : local);
+      windows[d] = window_of(dim.map, j, t.wide);
+      src += windows[d].first * dim.src_stride;
+      dst += j * dim.dst_stride;
+      reached = reached && windows[d].count > 0;
+    }
+    for (int d = t.loops(); d < t.rank; ++d) windows[d] = window_of(t.dims[d].map, 0, t.wide);
+    if (!reached) {
+      if (!t.keep) store(dst, filled());
+      return;
+    }
+    store(dst, value(windows, src));
+  }
+
+  using Target = Pack<D, V>;
+  using Source = Pack<S, V>;
+
+  CW_HD Source load(int64_t offset) const {
+    return *reinterpret_cast<const Source*>(t.src + offset * static_cast<int64_t>(sizeof(S)));
+  }
+
+  CW_HD Target filled() const {
+    Target out;
+    for (int v = 0; v < V; ++v) memcpy(&out.at[v], t.fill, sizeof(D));
+    return out;
+  }
+
+  CW_HD Target value(const Window (&windows)[kMaxDims], int64_t src) const {
+    if constexpr (std::is_void_v<C>) {
+      return bit_cast<Target>(load(src));
+    } else {
+      double product = t.scale;
+      bool alone = true;
+      for (int i = 0; i < t.rank; ++i) {
+        const int d = t.order[i];
+        product *= factor_of(t.dims[d].map, windows[d]);
+        alone = alone && windows[d].count == 1;
+      }
+      const C factor = static_cast<C>(product);
+      if constexpr (std::is_same_v<D, S>) {
+        if (alone && factor == C(1)) return bit_cast<Target>(load(src));
+      }
+      C total[V];
+      sum(windows, src, total);
+      Target out;
+      for (int v = 0; v < V; ++v) {
+        out.at[v] = Narrow<D>::from(factor == C(1) ? total[v] : multiply(factor, total[v]));
+      }
+      return out;
+    }
+  }
+
+  // Over all taps of all windows, the last dimension by position fastest.
+  template <class T>
+  CW_HD void sum(const Window (&windows)[kMaxDims], int64_t src, T (&total)[V]) const {
+    int64_t tap[kMaxDims] = {};
+    for (bool first = true;; first = false) {
+      int64_t offset = src;
+      T coefficient = T(1);
+      for (int i = 0; i < t.rank; ++i) {
+        const int d = t.order[i];
+        offset += tap[d] * windows[d].step * t.dims[d].src_stride;
+        if (t.dims[d].map.kind == MapKind::Resize && windows[d].count == 2) {
+          coefficient = multiply(coefficient, static_cast<T>(windows[d].weight[tap[d]]));
+        }
+      }
+      const Source terms = load(offset);
+      for (int v = 0; v < V; ++v) {
+        T term = widen<T>(terms.at[v]);
+        if (coefficient != T(1)) term = multiply(coefficient, term);
+        total[v] = first ? term : add(total[v], term);
+      }
+      int i = t.rank - 1;
+      for (; i >= 0; --i) {
+        const int d = t.order[i];
+        if (++tap[d] < windows[d].count) break;
+        tap[d] = 0;
+      }
+      if (i < 0) return;
+    }
+  }
+
+  CW_HD void store(int64_t dst, const Target& value) const {
+    int64_t copy[kMaxDims] = {};
+    for (;;) {
+      int64_t offset = dst;
+      for (int d = t.loops(); d < t.rank; ++d) offset += copy[d] * t.dims[d].dst_stride;
+      *reinterpret_cast<Target*>(t.dst + offset * static_cast<int64_t>(sizeof(D))) = value;
+      int d = t.rank - 1;
+      for (; d >= t.loops(); --d) {
+        if (++copy[d] < t.dims[d].size) break;
+        copy[d] = 0;
+      }
+      if (d < t.loops()) return;
+    }
+  }
+};
+
+}  // namespace convweights

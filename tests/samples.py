@@ -1,0 +1,93 @@
+"""Sample inputs: of the op, and of every public function that writes. The contract's tests walk over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from cases import Case, Placed
+
+import convweights as cw
+
+
+def _case(
+    weight: tuple[int, ...],
+    source: tuple[int, ...],
+    maps: dict[int, cw.Map],
+    weight_dtype: torch.dtype = torch.float32,
+    source_dtype: torch.dtype = torch.float32,
+    order: tuple[int, ...] | None = None,
+    **rest: Any,
+) -> Case:
+    rng = np.random.default_rng(0)
+    return Case(
+        Placed.make(weight, weight_dtype, rng), Placed.make(source, source_dtype, rng, order=order), maps, **rest
+    )
+
+
+OP_SAMPLES: dict[str, Case] = {
+    "copy": _case((3, 4), (3, 4), {}),
+    "scalar": _case((), (), {}, scale=2.0),
+    "empty": _case((0, 4), (0, 4), {}),
+    "cast": _case((3, 4), (3, 4), {}, torch.bfloat16),
+    "tile": _case((4, 7, 3, 3), (4, 3, 3, 3), {1: cw.Tile("uniform")}),
+    "interleave": _case((4, 7, 3, 3), (4, 3, 3, 3), {1: cw.Interleave("exact")}),
+    "blocks": _case((4, 2, 3, 3), (4, 7, 3, 3), {1: cw.Blocks()}, torch.float16, torch.float64),
+    "strided": _case((4, 2, 3, 3), (4, 7, 3, 3), {1: cw.Strided()}),
+    "pad": _case((4, 5, 5, 5), (4, 3, 3, 3), {1: cw.Pad(1), 2: cw.Center(), 3: cw.Center()}, fill=-0.0),
+    "keep": _case((4, 5), (4, 3), {1: cw.Truncate(1)}, fill="keep"),
+    "select": _case((4, 3), (6, 3), {0: cw.Select([5, 0, -1, 2]), 1: cw.Select([2, 1, 0])}),
+    "resize": _case((4, 3, 7, 5), (4, 3, 3, 9), {2: cw.Resize(), 3: cw.Resize()}),
+    "mean": _case((4, 3), (4, 5), {1: cw.Mean()}),
+    "permuted": _case((8, 6, 3, 3), (8, 6, 3, 3), {}, order=(2, 3, 1, 0)),
+    "integers": _case((3, 9), (3, 4), {1: cw.Tile()}, torch.int64, torch.int64, fill=7),
+    "complex": _case((3, 9), (3, 4), {1: cw.Pad(2)}, torch.complex64, torch.complex64, fill=1 - 2j),
+}
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A public function that writes its first argument, of ``shape``; ``source`` is the shape of the second, if any."""
+
+    function: Callable[..., torch.Tensor]
+    shape: tuple[int, ...]
+    source: tuple[int, ...] | None
+    keywords: dict[str, Any]
+    returns_weight: bool = True
+
+    def arguments(self, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if self.source is None:
+            return (weight,)
+        return weight, torch.rand(self.source, generator=torch.Generator().manual_seed(1)).to(weight)
+
+    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
+        return self.function(*self.arguments(weight), **self.keywords)
+
+
+GROWN, SHRUNK = (64, 16, 3, 3), (64, 4, 3, 3)
+WRITERS: dict[str, Writer] = {
+    "transfer_": Writer(cw.transfer_, GROWN, GROWN, {}),
+    "transfer_ maps": Writer(
+        cw.transfer_,
+        (64, 16, 5, 5),
+        (60, 16, 3, 3),
+        {"maps": {0: cw.Pad(2), 1: cw.Select(range(15, -1, -1)), 2: cw.Resize(), 3: cw.Center()}, "fill": 0.5},
+    ),
+    "replicate_channels_": Writer(cw.replicate_channels_, GROWN, SHRUNK, {"rescale": "uniform"}),
+    "average_channels_": Writer(cw.average_channels_, SHRUNK, GROWN, {}),
+    "average_channels_ in place": Writer(cw.average_channels_, GROWN, None, {"groups": 4, "order": "strided"}),
+    "truncate_channels_": Writer(cw.truncate_channels_, SHRUNK, GROWN, {"dim": 1, "start": 3}),
+    "truncate_channels_ in place": Writer(
+        cw.truncate_channels_, GROWN, None, {"dim": 1, "start": 3, "keep": 4}, returns_weight=False
+    ),
+}
+
+# Functions that return a new tensor: the call on a source, and the shape of the result.
+MAKERS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], tuple[int, ...]]] = {
+    "replicate_channels": (lambda source: cw.replicate_channels(source, 40), (64, 40, 3, 3)),
+    "average_channels": (lambda source: cw.average_channels(source, 4), (64, 4, 3, 3)),
+    "truncate_channels": (lambda source: cw.truncate_channels(source, 40), (40, 16, 3, 3)),
+}

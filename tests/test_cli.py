@@ -1,0 +1,183 @@
+"""The command line: what it prints, what it refuses, and that it says no more than one sentence then."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from checkpoints import load, network, save, snapshot
+from typer.testing import CliRunner
+
+import convweights
+from convweights import native
+from convweights.cli import app
+
+LONG = "a.very.long.name." + "x" * 200 + ".weight"
+
+
+@pytest.fixture
+def source(tmp_path):
+    return save(tmp_path / "net.pt", {"model": {**network(), LONG: torch.ones(2, 2)}, "epoch": 3})
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.stdout if code == 0 else result.stderr
+
+
+def test_version():
+    assert run("--version") == f"convweights {convweights.__version__}\n"
+
+
+def test_inspect(source):
+    lines = run("inspect", source).splitlines()
+    assert lines[0] == f"{source}: pt (zip), 8 tensors, 2.79 kB, state dict under 'model'"
+    assert lines[1].split() == ["tensor", "dtype", "shape", "size"]
+    assert re.split(" {2,}", lines[2]) == ["conv1.weight", "float32", "(8, 3, 3, 3)", "864 B"]
+    assert any(line.startswith(LONG) for line in lines), "names are not cut"
+    assert lines[-1] == "beside the state dict: epoch"
+
+
+def test_inspect_metadata_and_ties(tmp_path):
+    shared = torch.ones(2)
+    assert run("inspect", save(tmp_path / "a.safetensors", {"w": shared}, by="me")).endswith("metadata: by=me\n")
+    tied = run("inspect", save(tmp_path / "a.pt", {"a": shared, "b": shared, "n": 3}))
+    assert tied.splitlines()[-2:] == ["no tensors: n", "share memory: a, b"]
+
+
+FLAGS = (
+    ("--in-channels", "conv1=4:tile:exact", "--in-channels", "conv2.weight=2"),
+    ("--out-channels", "conv1=4", "--layout", "re:fc.*=OI->IO", "--dtype", "bfloat16"),
+)
+RULES = """
+[[rule]]
+match = "conv1"
+in_channels = { to = 4, how = "tile", rescale = "exact" }
+out_channels = 4
+[[rule]]
+match = "conv2.weight"
+in_channels = 2
+[[rule]]
+match = "fc.weight"
+layout = "OI->IO"
+"""
+
+
+def test_flags_and_rules_say_the_same(tmp_path, source):
+    rules = tmp_path / "rules.toml"
+    rules.write_text(RULES)
+    flags = [*FLAGS[0], *FLAGS[1]]
+    by_flags = run("convert", source, tmp_path / "a.safetensors", *flags)
+    by_rules = run("convert", source, tmp_path / "b.safetensors", "--rules", rules, "--dtype", "bfloat16")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert by_flags.splitlines()[1:] == by_rules.splitlines()[1:]
+    found = load(tmp_path / "a.safetensors")
+    assert found["conv1.weight"].shape == (4, 4, 3, 3)
+    assert found["conv1.weight"].dtype == torch.bfloat16
+    assert found["fc.weight"].shape == (6, 5)
+
+
+def test_plan_shows_what_convert_does_and_writes_nothing(tmp_path, source):
+    before = snapshot(tmp_path)
+    target = tmp_path / "out.safetensors"
+    arguments = (source, target, *FLAGS[0])
+    planned = run("plan", *arguments).splitlines()
+    assert snapshot(tmp_path) == before
+    done = run("convert", *arguments, "--no-fsync").splitlines()
+    assert planned[1:] == done[1:]
+    assert done[0].startswith(f"{source} (pt (zip)) -> {target} (safetensors, ")
+    assert "conv1.weight  float32 (8, 3, 3, 3)  float32 (8, 4, 3, 3)  in_channels 3 -> 4 tile" in "\n".join(done)
+    assert done[-1] == "note: left out beside the state dict, safetensors holds tensors only: epoch"
+    assert "must not exist yet" in run("plan", *arguments, code=2)
+    assert run("plan", *arguments, "--overwrite").splitlines()[1:] == planned[1:]
+
+
+def test_like(tmp_path, source):
+    like = save(tmp_path / "like.pt", {"fc.weight": torch.full((7, 6), 2.0)})
+    run("convert", source, tmp_path / "out.pt", "--out-channels", "fc=7:keep", "--like", like)
+    assert load(tmp_path / "out.pt")["model"]["fc.weight"][5:].unique().tolist() == [2.0]
+
+
+def test_overwrite(tmp_path, source):
+    run("convert", source, source, "--dtype", "float16", "--overwrite")
+    assert load(source)["model"]["fc.weight"].dtype == torch.float16
+    assert load(source)["epoch"] == 3
+
+
+BAD = [
+    (("--in-channels", "conv1"), "convert: --in-channels must be NAME=VALUE, got 'conv1'"),
+    (("--in-channels", "=3"), "convert: --in-channels must be NAME=VALUE, got '=3'"),
+    (("--layout", "conv1="), "convert: --layout must be NAME=VALUE, got 'conv1='"),
+    (("--in-channels", "conv1=x"), "convert: --in-channels must be NAME=N[:how[:rescale]], got 'conv1=x'"),
+    (("--in-channels", "conv1=3:"), "convert: --in-channels must be NAME=N[:how[:rescale]], got 'conv1=3:'"),
+    (("--out-channels", "a=3:tile:exact:x"), "convert: --out-channels must be NAME=N[:how[:rescale]], got "),
+    (("--in-channels", "conv1=0"), "convert: in_channels of --in-channels conv1=0 must be at least 1, got 0"),
+    (("--in-channels", "conv1=-2"), "convert: in_channels of --in-channels conv1=-2 must be at least 1, got -2"),
+    (("--in-channels", "conv1=4:foo"), "convert: how in in_channels of --in-channels conv1=4:foo must be 'tile', "),
+    (("--layout", "conv1=HWIO"), "convert: layout of --layout conv1=HWIO must hold the same letters of OIDHW, "),
+    (("--dtype", "int8"), "convert: dtype must be 'float64', 'float32', 'float16' or 'bfloat16', got 'int8'"),
+    (("--in-channels", "nope=4"), "convert: match of --in-channels nope=4 must name a tensor or a layer of "),
+    (("--out-channels", "conv1=9"), "convert: out_channels of conv1.weight must say how where it grows "),
+    (
+        ("--in-channels", "conv1=4", "--in-channels", "conv1.*=5"),
+        "convert: rules must agree on in_channels of conv1.we",
+    ),
+    (("--rules", "none.toml"), "convert: rules must be a readable TOML file, got none.toml (No such file"),
+    (("--like", "none.pt"), "convert: like must be a checkpoint file, got none.pt, which does not exist"),
+]
+
+
+@pytest.mark.parametrize(("flags", "sentence"), BAD)
+def test_a_refusal_is_one_sentence(tmp_path, source, flags, sentence):
+    before = snapshot(tmp_path)
+    for command in ("convert", "plan"):
+        error = run(command, source, tmp_path / "out.pt", *flags, code=2)
+        assert error.startswith(sentence.replace("convert:", f"{command}:", 1))
+        assert error.count("\n") == 1
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", ["inspect", "plan", "convert"])
+def test_no_checkpoint(tmp_path, command):
+    path = tmp_path / "none.pt"
+    error = run(command, path, *([] if command == "inspect" else [tmp_path / "out.pt"]), code=2)
+    argument = "file" if command == "inspect" else "source"
+    assert error == f"{command}: {argument} must be a checkpoint file, got {path}, which does not exist\n"
+
+
+def test_doctor(monkeypatch):
+    monkeypatch.setattr(native, "facts", lambda: {"torch": "9.9", "CPU kernels": "x86-64-v4"}, raising=False)
+    assert [line.split(maxsplit=1) for line in run("doctor").splitlines()][1:] == [
+        ["torch", "9.9"],
+        ["CPU", "kernels  x86-64-v4"],
+    ]
+
+
+def test_a_terminal_gets_a_table(tmp_path, source, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    from convweights.cli import inspect
+
+    inspect(save(tmp_path / "b.pt", {"[bold]w[/bold]" + "Q" * 80: torch.ones(2)}))
+    shown = capsys.readouterr().out
+    assert "[bold]w[/bold]" in shown.replace("\n", "")
+    assert len(re.findall("Q", shown)) == 80, "long names are folded, not cut"
+
+
+def test_as_a_program(tmp_path, source):
+    def program(*arguments):
+        command = [sys.executable, "-m", "convweights", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    done = program("convert", "net.pt", "out.safetensors", "--in-channels", "conv1=1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert any(
+        line.startswith("conv1.weight  float32 (8, 3, 3, 3)  float32 (8, 1, 3, 3)") for line in done.stdout.splitlines()
+    )
+    assert load(tmp_path / "out.safetensors")["conv1.weight"].shape == (8, 1, 3, 3)
+    refused = program("convert", "net.pt", "out.safetensors")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("convert: target must not exist yet, got out.safetensors; ")
+    assert refused.stderr.count("\n") == 1

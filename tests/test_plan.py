@@ -1,0 +1,315 @@
+"""What is decided before a byte is written."""
+
+import re
+
+import pytest
+import torch
+from checkpoints import network, random_bits, save, snapshot
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convweights.checkpoint import CheckpointError, convert, plan
+from convweights.maps import Blocks, Interleave, Offset, Strided, Tile
+
+
+@pytest.fixture
+def source(tmp_path):
+    return save(tmp_path / "net.pt", network())
+
+
+def planned(source, name, **wanted):
+    return next(tensor for tensor in plan(source, **wanted).tensors if tensor.name == name)
+
+
+# role, to, how, rescale -> map, fill, scale in words, share of new values; conv1.weight is (8, 3, 3, 3)
+MEANINGS = [
+    ("in_channels", 4, None, None, Tile("uniform"), 0.0, "3/4", 1 / 4),
+    ("in_channels", 4, "tile", "exact", Tile("exact"), 0.0, "1/copies", 1 / 4),
+    ("in_channels", 6, "interleave", None, Interleave("uniform"), 0.0, "3/6", 1 / 2),
+    ("in_channels", 6, "interleave", "none", Interleave(), 0.0, "1", 1 / 2),
+    ("in_channels", 4, "zeros", None, Offset(), 0.0, "1", 1 / 4),
+    ("in_channels", 4, "zeros", "uniform", Offset(0, "uniform"), 0.0, "3/4", 1 / 4),
+    ("in_channels", 1, None, None, Blocks("uniform"), 0.0, "sum", 0.0),
+    ("in_channels", 2, None, None, Blocks("uniform"), 0.0, "mean x 3/2", 0.0),
+    ("in_channels", 2, "strided", None, Strided("uniform"), 0.0, "mean x 3/2", 0.0),
+    ("in_channels", 2, "blocks", "none", Blocks(), 0.0, "mean", 0.0),
+    ("in_channels", 2, "blocks", "exact", Blocks("exact"), 0.0, "sum", 0.0),
+    ("in_channels", 2, "tile", None, Tile("uniform"), 0.0, "3/2", 0.0),
+    ("in_channels", 2, "interleave", None, Interleave("uniform"), 0.0, "3/2", 0.0),
+    ("in_channels", 2, "truncate", None, Offset(), 0.0, "1", 0.0),
+    ("in_channels", 2, "truncate", "uniform", Offset(0, "uniform"), 0.0, "3/2", 0.0),
+    ("out_channels", 5, None, None, Offset(), 0.0, "1", 0.0),
+    ("out_channels", 4, "blocks", None, Blocks(), 0.0, "mean", 0.0),
+    ("out_channels", 4, "blocks", "uniform", Blocks("uniform"), 0.0, "sum", 0.0),
+    ("out_channels", 16, "tile", None, Tile(), 0.0, "1", 1 / 2),
+    ("out_channels", 16, "zeros", None, Offset(), 0.0, "1", 1 / 2),
+]
+
+
+@pytest.mark.parametrize(("role", "to", "how", "rescale", "map", "fill", "scale", "new"), MEANINGS)
+def test_meanings(source, role, to, how, rescale, map, fill, scale, new):
+    asked = {key: value for key, value in {"to": to, "how": how, "rescale": rescale}.items() if value is not None}
+    tensor = planned(source, "conv1.weight", rules=[{"match": "conv1.weight", role: asked}])
+    dim = 1 if role == "in_channels" else 0
+    assert tensor.maps == {dim: map}
+    assert tensor.target.shape == ((8, to, 3, 3) if dim else (to, 3, 3, 3))
+    assert (tensor.fill, tensor.scale, tensor.permutation) == (fill, scale, None)
+    assert tensor.new == pytest.approx(new)
+    assert tensor.how.startswith(f"{role} {8 if dim == 0 else 3} -> {to} ")
+    assert how is None or tensor.how.endswith(f" {how}")
+
+
+def test_the_same_size_is_no_change(source):
+    rule = {"match": "conv1", "in_channels": {"to": 3, "how": "blocks", "rescale": "exact"}, "out_channels": 8}
+    result = plan(source, rules=[rule, {"match": "conv1.weight", "layout": "OIHW->OIHW"}], dtype="float32")
+    assert (result.changed, result.unchanged) == ((), 7)
+
+
+def test_a_layer_is_weight_and_bias(source):
+    result = plan(source, rules=[{"match": "conv1", "out_channels": 4, "in_channels": 1}])
+    assert [(tensor.name, tensor.target.shape) for tensor in result.changed] == [
+        ("conv1.weight", (4, 1, 3, 3)),
+        ("conv1.bias", (4,)),
+    ]
+    assert result.notes == ()
+
+
+def test_a_rule_on_a_weight_warns_of_its_bias(source):
+    result = plan(source, rules=[{"match": "conv1.weight", "out_channels": 4}])
+    assert [tensor.name for tensor in result.changed] == ["conv1.weight"]
+    expected = "conv1.bias keeps its 8 values beside conv1.weight, 4 now; a rule on the layer 'conv1' changes both"
+    assert result.notes == (expected,)
+    assert plan(source, rules=[{"match": "conv1.weight", "in_channels": 4}]).notes == ()
+
+
+def test_channels_act_after_the_layout(source):
+    hwio = {"match": "conv2.weight", "layout": "OIHW->HWIO"}
+    tensor = planned(source, "conv2.weight", rules=[{**hwio, "in_channels": 4, "out_channels": 2}])
+    assert (tensor.permutation, tensor.target.shape) == ((2, 3, 1, 0), (3, 3, 4, 2))
+    assert tensor.maps == {3: Offset(), 2: Blocks("uniform")}
+    flat = planned(source, "fc.weight", rules=[{"match": "fc.weight", "layout": "IO->OI", "in_channels": 10}])
+    assert (flat.permutation, flat.target.shape, flat.maps) == ((1, 0), (6, 10), {1: Tile("uniform")})
+    spatial = planned(source, "fc.weight", rules=[{"match": "fc.weight", "layout": "HW->WH", "in_channels": 10}])
+    assert (spatial.target.shape, spatial.maps) == ((6, 10), {1: Tile("uniform")})
+
+
+def test_dtypes(source):
+    rules = [{"match": "conv1", "dtype": "float16"}]
+    dtypes = {tensor.name: tensor.target.dtype for tensor in plan(source, rules=rules, dtype="bfloat16").tensors}
+    assert dtypes.pop("bn.num_batches_tracked") == torch.int64
+    assert dtypes.pop("conv1.weight") == dtypes.pop("conv1.bias") == torch.float16
+    assert set(dtypes.values()) == {torch.bfloat16}
+    assert [tensor.name for tensor in plan(source, rules=rules).changed] == ["conv1.weight", "conv1.bias"]
+
+
+def test_float8_stays_and_that_is_said(tmp_path):
+    state = {"w": torch.ones(2), "q": random_bits((4,), torch.float8_e4m3fn)}
+    result = plan(save(tmp_path / "a.pt", state), dtype="float16")
+    assert [tensor.name for tensor in result.changed] == ["w"]
+    assert result.notes == ("the dtype of these stays, it does not convert: q",)
+
+
+def test_ties_that_a_rule_splits_are_said(tmp_path):
+    shared = torch.ones(4, 4)
+    source = save(tmp_path / "a.pt", {"embed": shared, "head": shared, "other": torch.ones(2)})
+    result = plan(source, rules=[{"match": "head", "out_channels": 2}])
+    assert result.notes == ("these share memory in the source and are written separately: embed, head",)
+    assert plan(source).notes == ()
+
+
+def test_a_nested_state_dict_is_said(tmp_path):
+    assert plan(save(tmp_path / "a.pt", {"model": network()})).notes == ("the state dict was found under 'model'",)
+
+
+@pytest.fixture
+def template(tmp_path):
+    state = {"conv1.weight": torch.ones(10, 3, 3, 3), "conv1.bias": torch.ones(10), "conv2.weight": torch.ones(2)}
+    return save(tmp_path / "like.safetensors", state)
+
+
+def test_keep_takes_a_template(source, template):
+    rules = [{"match": "conv1", "out_channels": {"to": 10, "how": "keep"}}]
+    result = plan(source, rules=rules, like=template)
+    assert [(tensor.name, tensor.fill, tensor.new) for tensor in result.changed] == [
+        ("conv1.weight", "keep", pytest.approx(0.2)),
+        ("conv1.bias", "keep", pytest.approx(0.2)),
+    ]
+    assert result.like == template
+
+
+# ----------------------------------------------------------------------------------------------------- what is refused
+
+KEEP = {"to": 10, "how": "keep"}
+REFUSED = [
+    ({"match": "conv1", "out_channels": 9}, "out_channels of conv1.weight must say how where it grows ('tile', "),
+    (
+        {"match": "conv1", "in_channels": {"to": 4, "how": "blocks"}},
+        "in_channels of conv1.weight must be 'tile', 'interleave', 'keep' or 'zeros' where it grows, got 'blocks' "
+        "from 3 to 4",
+    ),
+    (
+        {"match": "conv1", "in_channels": {"to": 4, "how": "truncate"}},
+        "in_channels of conv1.weight must be 'tile', 'interleave', 'keep' or 'zeros' where it grows, got 'truncate'",
+    ),
+    (
+        {"match": "conv1", "in_channels": {"to": 2, "how": "zeros"}},
+        "in_channels of conv1.weight must be 'tile', 'interleave', 'blocks', 'strided' or 'truncate' where it shrinks, "
+        "got 'zeros' from 3 to 2",
+    ),
+    (
+        {"match": "conv1", "in_channels": {"to": 4, "how": "zeros", "rescale": "exact"}},
+        "in_channels of conv1.weight must rescale by 'none' or 'uniform' where it is 'zeros', got 'exact'",
+    ),
+    (
+        {"match": "conv1", "out_channels": KEEP},
+        "how of conv1.weight must have values to keep, got keep without a template",
+    ),
+    (
+        {"match": "conv1.weight", "out_channels": {"to": 9, "how": "zeros"}, "in_channels": {"to": 4, "how": "keep"}},
+        "how of conv1.weight must fill new channels in one way for both dimensions, got keep and zeros",
+    ),
+    (
+        {"match": "empty", "out_channels": {"to": 4, "how": "tile"}},
+        "out_channels of empty must have at least one position to read, got size 0 for 4 through 'tile'",
+    ),
+    (
+        {"match": "ints", "in_channels": 3},
+        "ints must be float64, float32, float16 or bfloat16 to be scaled or averaged, got int32",
+    ),
+    ({"match": "deep", "in_channels": 3}, "deep must have at most 8 dimensions to be changed, got 9"),
+    (
+        {"match": "sparse", "in_channels": 3},
+        "sparse must be a dense tensor of whole bytes to be changed, got a sparse, ",
+    ),
+    (
+        {"match": "packed", "out_channels": 1},
+        "packed must be a dense tensor of whole bytes to be changed, got a sparse, ",
+    ),
+]
+
+
+@pytest.fixture
+def odd(tmp_path):
+    """Every kind of tensor that a rule can be wrong about."""
+    state = {
+        **network(),
+        "ints": torch.ones(4, 2, dtype=torch.int32),
+        "deep": torch.ones([2] * 9),
+        "sparse": torch.eye(2).to_sparse(),
+        "packed": random_bits((2, 4), torch.float4_e2m1fn_x2),
+    }
+    return save(tmp_path / "odd.pt", state)
+
+
+@pytest.mark.parametrize(("rule", "message"), REFUSED)
+def test_sizes_that_cannot_be_reached(tmp_path, odd, rule, message):
+    before = snapshot(tmp_path)
+    for function, call in (("plan", plan), ("convert", lambda *a, **k: convert(a[0], tmp_path / "out.pt", **k))):
+        with pytest.raises(CheckpointError, match=f"^{re.escape(f'{function}: {message}')}") as caught:
+            call(odd, rules=[rule])
+        assert caught.value.tensor in message
+        assert caught.value.path == odd
+        assert f" in {odd}" in str(caught.value)
+    assert snapshot(tmp_path) == before
+
+
+def test_integers_can_be_copied(odd):
+    rules = [{"match": "ints", "in_channels": {"to": 3, "rescale": "none"}, "out_channels": 2}]
+    assert planned(odd, "ints", rules=rules).target.shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"match": "conv1", "in_channels": 4}, "like must be used by a rule that says keep, got "),
+        (
+            {"match": "conv1", "out_channels": {"to": 9, "how": "keep"}},
+            "how of conv1.weight must find conv1.weight with shape (9, 3, 3, 3) in ",
+        ),
+        (
+            {"match": "fc.weight", "out_channels": {"to": 9, "how": "keep"}},
+            "how of fc.weight must find fc.weight with shape (9, 6) in ",
+        ),
+    ],
+)
+def test_templates_that_do_not_fit(source, template, rule, message):
+    with pytest.raises(CheckpointError, match=f"^{re.escape('plan: ' + message)}.*{template.name}"):
+        plan(source, rules=[rule], like=template)
+
+
+def test_a_template_of_another_kind_of_number(tmp_path, source):
+    like = save(tmp_path / "like.pt", {"conv1.bias": torch.ones(10, dtype=torch.int64)})
+    with pytest.raises(
+        CheckpointError, match=r"^plan: how of conv1.bias must find values of float32 to keep in .* int64 "
+    ):
+        plan(source, rules=[{"match": "conv1.bias", "out_channels": KEEP}], like=like)
+
+
+def test_a_template_that_is_none(source, tmp_path):
+    with pytest.raises(CheckpointError, match=r"^plan: like must be a checkpoint file, got .*, which does not exist$"):
+        plan(source, like=tmp_path / "none.pt")
+
+
+# ---------------------------------------------------------------------------------------------------------- properties
+
+HOWS = st.sampled_from([None, "tile", "interleave", "blocks", "strided", "truncate", "keep", "zeros"])
+CHANNELS = st.fixed_dictionaries(
+    {"to": st.integers(1, 9)}, optional={"how": HOWS, "rescale": st.sampled_from([None, "none", "uniform", "exact"])}
+)
+RULES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "match": st.sampled_from(
+                ["conv1", "conv1.weight", "conv2.weight", "*", "*.weight", "re:.*v2.*", "fc", "empty"]
+            )
+        },
+        optional={
+            "in_channels": CHANNELS,
+            "out_channels": CHANNELS,
+            "layout": st.sampled_from(["OIHW->HWIO", "HWIO->OIHW", "OI->IO", "OIHW->OIHW"]),
+            "dtype": st.sampled_from(["float16", "float64"]),
+        },
+    ),
+    max_size=3,
+)
+
+
+@settings(max_examples=60)
+@given(rules=RULES, dtype=st.sampled_from([None, "bfloat16"]), suffix=st.sampled_from([".safetensors", ".pt"]))
+def test_what_is_planned_is_what_is_written(tmp_path_factory, rules, dtype, suffix):
+    folder = tmp_path_factory.mktemp("plan")
+    source, target = save(folder / "net.pt", network()), folder / f"out{suffix}"
+    before = snapshot(folder)
+    try:
+        expected = plan(source, rules=rules, dtype=dtype)
+    except (CheckpointError, ValueError) as refused:
+        with pytest.raises(type(refused), match=re.escape(str(refused).removeprefix("plan: "))):
+            convert(source, target, rules=rules, dtype=dtype, fsync=False)
+        assert snapshot(folder) == before
+        return
+    assert snapshot(folder) == before
+    report = convert(source, target, rules=rules, dtype=dtype, fsync=False)
+    assert report.tensors == expected.tensors
+    assert plan(target).tensors  # opens
+    written = {tensor.name: tensor.source for tensor in plan(target).tensors}
+    assert written == {tensor.name: tensor.target for tensor in expected.tensors}
+
+
+# ---------------------------------------------------------------------------------------------------------------- text
+
+
+def test_the_text_lists_what_changes(source):
+    result = plan(source, rules=[{"match": "conv1.weight", "in_channels": 4, "out_channels": 4}], dtype="float16")
+    lines = str(result).splitlines()
+    assert lines[0] == f"plan for {source} (pt (zip)): 7 tensors, 6 changed, 1 unchanged, {result.nbytes / 1000:.3g} kB"
+    assert lines[1].split() == ["tensor", "from", "to", "how", "scale", "new"]
+    assert re.split(" {2,}", lines[2]) == [
+        "conv1.weight",
+        "float32 (8, 3, 3, 3)",
+        "float16 (4, 4, 3, 3)",
+        "out_channels 8 -> 4 truncate, in_channels 3 -> 4 tile, cast to float16",
+        "3/4",
+        "25.0%",
+    ]
+    assert lines[-1].startswith("note: conv1.bias keeps its 8 values")
+    assert len(lines) == 2 + 6 + 1
