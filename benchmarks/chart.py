@@ -83,14 +83,23 @@ def draw(run: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def section(paths: list[Path]) -> str:
+    """What stands between the markers: each run's picture and table."""
+    parts = []
+    for path in paths:
+        parts.append(f"![Times over that of a copy](benchmarks/results/{path.stem}.png)")
+        parts.append(table(json.loads(path.read_text())))
+    return "\n\n".join(parts)
+
+
 def main() -> None:
-    runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("transfer*.json"))]
-    if not runs:
+    paths = sorted(RESULTS.glob("transfer*.json"))
+    if not paths:
         raise SystemExit(
             "chart: benchmarks/results must hold transfer.json, got none; run benchmarks/transfer.py first"
         )
-    README.write_text(replaced(README.read_text(), "\n\n".join(table(run) for run in runs)))
-    for path in sorted(RESULTS.glob("transfer*.json")):
+    README.write_text(replaced(README.read_text(), section(paths)))
+    for path in paths:
         draw(json.loads(path.read_text()), path.with_suffix(".png"))
 
 

@@ -12,7 +12,9 @@ rescale     replicating (Tile, Interleave)       averaging (Blocks, Strided)
             its source position has
 =========== ==================================== =====================================
 
-``exact`` keeps the layer's output where the input is replicated the same way, or equal inside each window.
+``exact`` keeps the layer's output where the input is replicated the same way, or equal inside each window. An average
+that undoes a map returns the bits that were replicated wherever every count of copies is a power of two: sums are
+pairwise (:func:`~convweights.transfer_`).
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -17,14 +18,19 @@ def _torch_version() -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def _ignored() -> bool:
+    return os.environ.get("CW_NATIVE") == "0"
+
+
 def cuda_library() -> Path | None:
     """The compiled CUDA kernels, where they were built."""
-    return next(iter(sorted(_HERE.glob("_cuda*.so"))), None)
+    return None if _ignored() else next(iter(sorted(_HERE.glob("_cuda*.so"))), None)
 
 
 def load() -> ModuleType | None:
     """Register the native kernels over the reference; the CPU module, or None for a pure-Python installation.
 
+    With CW_NATIVE=0 in the environment the compiled libraries are left alone, as if they were not there.
     Raises ImportError with the reason where a compiled library is there and does not load.
     """
     if _torch_version() < OLDEST_TORCH:
@@ -32,6 +38,8 @@ def load() -> ModuleType | None:
         raise ImportError(
             f"convweights: torch must be at least {oldest}, got {torch.__version__}; install a newer torch"
         )
+    if _ignored():
+        return None
     module = None
     if importlib.util.find_spec("convweights._C") is not None:
         try:

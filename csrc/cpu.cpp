@@ -18,9 +18,9 @@ PanelLoops compute_loops() {
   return {nullptr, nullptr, convert_panel<D, S, C>, sum_panel<D, S, C>};
 }
 
-PanelLoops panel_loops(ScalarType target, ScalarType source, int64_t item) {
+PanelLoops panel_loops(Dtype target, Dtype source, int64_t item) {
   PanelLoops loops{};
-  if (computes(target) && computes(source)) {
+  if (target != Dtype::CopyOnly && source != Dtype::CopyOnly) {
     loops = with_compute_type(target, [&](auto d) {
       return with_compute_type(
           source, [&](auto s) { return compute_loops<typename decltype(d)::type, typename decltype(s)::type>(); });
@@ -57,11 +57,12 @@ void transfer_(Tensor weight, const Tensor source, const Ints kinds, const Ints 
     return;
   }
   reduce(t, /*absorb=*/true);
-  const PanelLoops loops = panel_loops(weight.scalar_type(), source.scalar_type(), t.dst_item);
+  const PanelLoops loops = panel_loops(t.dst_type, t.src_type, t.dst_item);
   const TransferPanels panels(t, loops);
   const int64_t grain = std::max<int64_t>(1, kBytesPerThread / (panels.unit_elements() * t.dst_item));
   torch::stable::parallel_for(0, panels.units(), grain, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) panels(unit);
+    end_of_streams();
   });
 }
 

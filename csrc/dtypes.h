@@ -1,18 +1,12 @@
-// torch's dtypes as the element types of csrc/element, once for both libraries.
+// The dtypes that kernels tell apart, as the element types of csrc/element. Nothing here knows torch.
 #pragma once
-
-#include <torch/headeronly/core/ScalarType.h>
 
 #include "element/casts.h"
 
 namespace convweights {
 
-using torch::headeronly::ScalarType;
-
-inline bool computes(ScalarType type) {
-  return type == ScalarType::Double || type == ScalarType::Float || type == ScalarType::Half ||
-         type == ScalarType::BFloat16;
-}
+// Dtypes that do not compute are only ever copied: their size is all that matters.
+enum class Dtype : int32_t { CopyOnly, Float64, Float32, Float16, BFloat16 };
 
 template <class T>
 struct Type {
@@ -21,11 +15,11 @@ struct Type {
 
 // Calls body(Type<T>{}) for the dtype's element type.
 template <class Body>
-auto with_compute_type(ScalarType type, const Body& body) {
+auto with_compute_type(Dtype type, const Body& body) {
   switch (type) {
-    case ScalarType::Double: return body(Type<double>{});
-    case ScalarType::Half: return body(Type<Half>{});
-    case ScalarType::BFloat16: return body(Type<BFloat16>{});
+    case Dtype::Float64: return body(Type<double>{});
+    case Dtype::Float16: return body(Type<Half>{});
+    case Dtype::BFloat16: return body(Type<BFloat16>{});
     default: return body(Type<float>{});
   }
 }

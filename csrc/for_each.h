@@ -41,7 +41,7 @@ void for_each_element(const Kernel& kernel, int64_t count, Stream stream) {
 
 template <class Kernel>
 __global__ void __launch_bounds__(kThreads) run_phases(Kernel kernel, int64_t begin, int64_t end) {
-  __shared__ alignas(16) char stage[kStageBytes];
+  alignas(16) __shared__ char stage[kStageBytes];
   for (int64_t phase = begin; phase < end; ++phase) {
     kernel(phase, stage, threadIdx.x, blockDim.x);
     __syncthreads();

@@ -7,7 +7,8 @@
 #if defined(__CUDACC__)
 #define CW_HD __host__ __device__ __forceinline__
 #else
-#define CW_HD inline
+// Always inlined: an instruction set's clone of a function reaches only what is inlined into it.
+#define CW_HD inline __attribute__((always_inline))
 #endif
 
 // Clones of a function for AVX-512, AVX2 and the baseline, chosen when the library is loaded.
@@ -17,7 +18,7 @@
 #define CW_CLONES
 #endif
 
-// A clone's instruction set reaches only what is inlined into it, lambdas included.
+// The same for functions and lambdas of the host alone.
 #define CW_INLINE inline __attribute__((always_inline))
 #define CW_INLINE_LAMBDA __attribute__((always_inline))
 

@@ -103,6 +103,16 @@ def computed_positions(
     return (reached & ~(alone & (factor.to(compute) == 1))).expand(weight.shape)
 
 
+def pairwise_sum(terms):
+    """The first 2^k terms, the largest power of two below their number, plus the rest, each summed in this way."""
+    if len(terms) == 1:
+        return terms[0]
+    first = 1
+    while 2 * first < len(terms):
+        first *= 2
+    return pairwise_sum(terms[:first]) + pairwise_sum(terms[first:])
+
+
 def transfer(
     weight: torch.Tensor,
     source: torch.Tensor,
@@ -138,7 +148,7 @@ def transfer(
             for one in here:
                 factor = factor * one.factor
             rounded = compute(factor)
-            total = None
+            terms = []
             for tap in taps:
                 coefficient = compute(1)
                 for one, k in zip(here, tap, strict=True):
@@ -148,9 +158,9 @@ def transfer(
                 if len(taps) == 1 and rounded == 1 and weight.dtype == source.dtype:
                     result_bits[place] = source_bits[at]
                     break
-                term = values[at] if coefficient == 1 else coefficient * values[at]
-                total = term if total is None else total + term
+                terms.append(values[at] if coefficient == 1 else coefficient * values[at])
             else:
+                total = pairwise_sum(terms)
                 total = total if rounded == 1 else total * rounded
                 result[place] = torch.tensor(float(total), dtype=torch_compute).to(weight.dtype)
     return result

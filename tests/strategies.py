@@ -114,6 +114,7 @@ REALISTIC: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[int, Map]]] = 
     "windows of 16": ((64, 16, 5, 5), (64, 256, 5, 5), {1: Blocks()}),
     "windows of 300": ((16, 2, 3, 3), (16, 600, 3, 3), {1: Blocks()}),
     "ragged windows": ((32, 17, 3, 3), (32, 55, 3, 3), {1: Blocks("uniform")}),
+    "ragged in and out": ((13, 9, 3, 3), (50, 40, 3, 3), {0: Strided(), 1: Blocks("exact")}),
     "in and out": ((48, 24, 3, 3), (64, 48, 3, 3), {0: Offset(8), 1: Strided()}),
     "select": (
         (65, 40, 3, 3),

@@ -31,6 +31,20 @@ MAPS: dict[str, tuple[Map, int, int]] = {
     "mean": (Mean(), 6, 2),
 }
 
+# Sums of many levels, of one count, of two neighbouring ones, and with taps that other dimensions number.
+DEEP: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[int, Map]]] = {
+    "2048": ((2, 1, 3), (2, 2048, 3), {1: Blocks()}),
+    "2047": ((3, 2), (2047, 2), {0: Mean()}),
+    "2048 and 2047": ((1, 2), (1, 4095), {1: Strided()}),
+    "32 and 31 times 33 and 32": ((2, 2, 2), (2, 63, 65), {1: Blocks(), 2: Strided("exact")}),
+    "684 to 341": ((2, 3), (3, 1024), {0: Blocks(), 1: Blocks()}),
+}
+
+
+def deep_case(weight_shape: tuple[int, ...], source_shape: tuple[int, ...], maps: dict[int, Map]) -> Case:
+    rng = np.random.default_rng(0)
+    return Case(Placed.make(weight_shape, torch.float32, rng), Placed.make(source_shape, torch.float32, rng), maps)
+
 
 def small_case(map: Map, n: int, m: int, weight: torch.dtype, source: torch.dtype, scale: float = 1.0) -> Case:
     """The map in the middle of three dimensions, between rows long enough for vectors and their tails."""

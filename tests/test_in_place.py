@@ -7,22 +7,20 @@ from cases import COPY_ONLY_DTYPES, random_values
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import default_rng
-from oracle import COMPUTE_DTYPES
+from oracle import COMPUTE_DTYPES, pairwise_sum
 
 import convweights as cw
 
 
 def group_means(weight: torch.Tensor, groups: int, dim: int, order: str) -> torch.Tensor:
-    """Sums in ascending order of the channels, times the rounded reciprocal of their number."""
+    """Pairwise sums in ascending order of the channels, times the rounded reciprocal of their number."""
     channels = weight.shape[dim]
     compute = torch.float64 if weight.dtype == torch.float64 else torch.float32
     result = weight.clone()
     for group in range(groups):
         size = channels // groups
         members = range(group * size, (group + 1) * size) if order == "blocks" else range(group, channels, groups)
-        total = weight.select(dim, members[0]).to(compute)
-        for member in members[1:]:
-            total = total + weight.select(dim, member)
+        total = pairwise_sum([weight.select(dim, member).to(compute) for member in members])
         factor = torch.tensor(1 / size, dtype=torch.float64).to(compute)
         for member in members:
             result.select(dim, member).copy_(total * factor if size > 1 else weight.select(dim, member))

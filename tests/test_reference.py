@@ -7,7 +7,7 @@ from cases import Case, place_like
 from hypothesis import given
 from oracle import COMPUTE_DTYPES, transfer
 from strategies import small_cases
-from tables import MAPS, small_case
+from tables import DEEP, MAPS, deep_case, small_case
 
 
 def check(case: Case) -> None:
@@ -28,3 +28,8 @@ def test_reference_follows_the_oracle(case: Case):
 @pytest.mark.parametrize("map", MAPS, ids=MAPS)
 def test_every_map_and_pair_of_dtypes(map: str, weight: torch.dtype, source: torch.dtype):
     check(small_case(*MAPS[map], weight, source))
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_sums(name: str):
+    check(deep_case(*DEEP[name]))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import COMPUTE_DTYPES
 from strategies import REALISTIC, SCALES, dtype_pairs, fills, small_cases
-from tables import MAPS, small_case
+from tables import DEEP, MAPS, deep_case, small_case
 
 import convweights as cw
 
@@ -25,6 +25,11 @@ def test_small(device: str, case: Case):
 def test_every_map_and_pair_of_dtypes(device: str, map: str, weight: torch.dtype, source: torch.dtype):
     small_case(*MAPS[map], weight, source).check(device)
     small_case(*MAPS[map], weight, source, scale=1 / 3).check(device)
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_sums(device: str, name: str):
+    deep_case(*DEEP[name]).check(device)
 
 
 LAYOUTS = ("contiguous", "channels last", "channels first of last", "sliced")

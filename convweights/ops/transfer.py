@@ -38,8 +38,10 @@ def transfer_(
 
     Position ``(j0, j1, ...)`` of the weight becomes ``cast(factor * sum of the source positions its maps read)``.
     The factor is ``scale`` times each map's factor in ascending order of the dimensions, computed in float64 and
-    rounded once to float32 (to float64 where either tensor is float64); sums run in that dtype in ascending order
-    of the source. A factor of exactly 1 and a window of one position is a copy and keeps every bit.
+    rounded once to float32 (to float64 where either tensor is float64); sums run in that dtype, pairwise, in
+    ascending order of the source: the first 2^k terms, the largest power of two below their number, and the rest are
+    each summed in this way, then the two sums are added. So 2^k equal terms sum to 2^k times the term, exactly. A
+    factor of exactly 1 and a window of one position is a copy and keeps every bit.
 
     Equivalent to ``weight.copy_(source)`` where there are no maps.
 
@@ -262,6 +264,41 @@ def raw(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.element_size() not in integers else tensor.view(integers[tensor.element_size()])
 
 
+class _PairwiseSums:
+    """A pairwise sum for each position, fed one term at a time: a binary counter of partial sums.
+
+    Of a position that has taken ``counts`` terms, ``partials[k]`` holds a sum of 2^k of them where bit k of the count
+    is 1, the earliest terms in the highest; anything where it is 0. A sum starts as its first term: 0.0 + -0.0 is 0.0.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.counts = torch.zeros((), dtype=torch.int64, device=device)
+        self.partials: list[torch.Tensor] = []
+
+    def add(self, term: torch.Tensor, taken: torch.Tensor) -> None:
+        """The next term of the positions that ``taken`` marks; the other positions do not read this tap."""
+        level, carried = 0, taken
+        while bool(carried.any()):
+            if level == len(self.partials):
+                self.partials.append(term)
+            partial, full = self.partials[level], carried & self._holds(level)
+            self.partials[level] = torch.where(carried & ~full, term, partial)
+            term = torch.where(full, partial + term, term)
+            level, carried = level + 1, full
+        self.counts = self.counts + taken
+
+    def total(self) -> torch.Tensor:
+        """The partial sums joined from the latest, which is the smallest, to the earliest."""
+        total = self.partials[0]
+        for level, partial in enumerate(self.partials):
+            joined = torch.where(self.counts % 2**level == 0, partial, partial + total)
+            total = torch.where(self._holds(level), joined, total)
+        return total
+
+    def _holds(self, level: int) -> torch.Tensor:
+        return self.counts >> level & 1 == 1
+
+
 def _along(table: torch.Tensor, dim: int, rank: int) -> torch.Tensor:
     return table.reshape([-1 if d == dim else 1 for d in range(rank)])
 
@@ -276,14 +313,14 @@ def reference_transfer_(
     scale: float,
     fill: Sequence[int],
 ) -> None:
-    """transfer_ in pure torch: gathers one tap of the windows at a time, in ascending order of the source."""
+    """transfer_ in pure torch: gathers one tap of every window at a time, in ascending order of the source."""
     if weight.numel() == 0:
         return
-    rank, shape = weight.ndim, weight.shape
+    rank = weight.ndim
     compute = torch.float64 if torch.float64 in (weight.dtype, source.dtype) else torch.float32
     tables = iter(index)
     dims = []
-    for kind, start, rescale, n, m in zip(kinds, starts, rescales, source.shape, shape, strict=True):
+    for kind, start, rescale, n, m in zip(kinds, starts, rescales, source.shape, weight.shape, strict=True):
         table = next(tables).cpu() if KINDS[kind] == "select" else None
         dims.append(_Dimension(KINDS[kind], RESCALES[rescale], start, n, m, table))
     for dim in dims:
@@ -312,7 +349,7 @@ def reference_transfer_(
     elif weight.dtype == source.dtype and bool((alone & (factor == 1) | ~reached).all()):
         result = tap([0] * rank, raw(source))
     else:
-        total = torch.zeros(shape, dtype=compute, device=weight.device)
+        sums = _PairwiseSums(weight.device)
         for taps in itertools.product(*[range(int(dim.count.max())) for dim in dims]):
             inside = reached
             term = tap(taps, source).to(compute)
@@ -324,7 +361,8 @@ def reference_transfer_(
                     coefficient = w if coefficient is None else coefficient * w
             if coefficient is not None:
                 term = torch.where(coefficient == 1, term, coefficient * term)
-            total = torch.where(inside, total + term if any(taps) else term, total)
+            sums.add(term, inside)
+        total = sums.total()
         total = torch.where(factor == 1, total, total * factor)
         result = raw(total.to(weight.dtype))
         if weight.dtype == source.dtype:

@@ -2,10 +2,14 @@
 // over it ask no map. Three dimensions, written rows of runs first; strides in elements.
 #pragma once
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include <algorithm>
 #include <type_traits>
 
-#include "../element/casts.h"
+#include "../element/cascade.h"
 
 namespace convweights {
 
@@ -93,17 +97,17 @@ CW_INLINE void for_each_spread(const Panel& p, const Body& body) {
   }
 }
 
-// body(offset, coefficient, first) for each tap of the windows, the last one fastest.
+// body(offset, coefficient) for each tap of the windows, the last one fastest.
 template <class C, class Body>
 CW_INLINE void for_each_tap(const Panel& p, const Body& body) {
   int64_t at[kMaxDims] = {};
   int64_t offset = 0;
-  for (bool first = true;; first = false) {
+  for (;;) {
     C coefficient = C(1);
     for (int t = 0; t < p.taps; ++t) {
       if (p.tap[t].count == 2) coefficient *= static_cast<C>(p.tap[t].weight[at[t]]);
     }
-    body(offset, coefficient, first);
+    body(offset, coefficient);
     int t = p.taps - 1;
     for (; t >= 0; --t) {
       offset += p.tap[t].stride;
@@ -118,9 +122,8 @@ CW_INLINE void for_each_tap(const Panel& p, const Body& body) {
 template <int N>
 using Width = std::integral_constant<int, N>;
 
-// body(width, i) for pieces that together cover 0 .. size - 1. Long runs are a loop for the compiler to vectorise; short
-// ones are pieces of a constant width, straight SIMD code, the last of which may cover positions a second time: that
-// keeps them from crawling through a tail.
+// body(width, i) for pieces of a constant width, straight SIMD code, that together cover 0 .. size - 1. The last one may
+// cover positions a second time, which keeps short runs from crawling through a tail.
 template <class Body>
 CW_INLINE void for_each_piece(int64_t size, const Body& body) {
   const auto pieces = [&](auto width) CW_INLINE_LAMBDA {
@@ -128,22 +131,55 @@ CW_INLINE void for_each_piece(int64_t size, const Body& body) {
     for (; i + width <= size; i += width) body(width, i);
     if (i < size) body(width, size - width);
   };
-  if (size < 4 || size >= 64) {
-    for (int64_t i = 0; i < size; ++i) body(Width<1>{}, i);
-  } else if (size >= 16) {
+  if (size >= 16) {
     pieces(Width<16>{});
   } else if (size >= 8) {
     pieces(Width<8>{});
   } else {
-    pieces(Width<4>{});
+    for (int64_t i = 0; i < size; ++i) body(Width<1>{}, i);
   }
 }
 
+// W elements as one vector of the sum's dtype.
+template <class C, int W>
+struct Lanes {
+  typedef C Vector __attribute__((vector_size(sizeof(C) * W)));
+
+  template <class S>
+  CW_INLINE static Vector load(const S* src, int64_t stride) {
+    Vector lanes;
+    if constexpr (std::is_same_v<S, C>) {
+      if (stride == 1) {
+        memcpy(&lanes, src, sizeof(Vector));
+        return lanes;
+      }
+    }
+    C values[W];
+    if (stride == 1) {
+      for (int k = 0; k < W; ++k) values[k] = widen<C>(src[k]);
+    } else {
+      for (int k = 0; k < W; ++k) values[k] = widen<C>(src[k * stride]);
+    }
+    memcpy(&lanes, values, sizeof(Vector));
+    return lanes;
+  }
+
+  template <class D>
+  CW_INLINE static void store(D* dst, const Vector& lanes) {
+    if constexpr (std::is_same_v<D, C>) {
+      memcpy(dst, &lanes, sizeof(Vector));
+    } else {
+      C values[W];
+      memcpy(values, &lanes, sizeof(Vector));
+      for (int k = 0; k < W; ++k) dst[k] = Narrow<D>::from(values[k]);
+    }
+  }
+};
+
 template <int Bytes>
 CW_INLINE void copy_block(char* dst, const char* src) {
-  struct Block {
-    char bytes[Bytes];
-  } block;
+  typedef uint64_t Block __attribute__((vector_size(Bytes)));
+  Block block;
   memcpy(&block, src, Bytes);
   memcpy(dst, &block, Bytes);
 }
@@ -162,6 +198,28 @@ CW_INLINE void copy_bytes(char* dst, const char* src, int64_t bytes) {
     copy_block<64>(dst + bytes - 64, src + bytes - 64);
   }
 }
+
+#if defined(__SSE2__)
+constexpr bool kCanStream = true;
+// Past the caches; the source may lie in them.
+inline void stream_bytes(char* dst, const char* src, int64_t bytes) {
+  const int64_t head = std::min(bytes, static_cast<int64_t>(-reinterpret_cast<uintptr_t>(dst) % 64));
+  memcpy(dst, src, static_cast<size_t>(head));
+  int64_t at = head;
+  for (; at + 64 <= bytes; at += 64) {
+    for (int k = 0; k < 64; k += 16) {
+      _mm_stream_si128(reinterpret_cast<__m128i*>(dst + at + k),
+                       _mm_loadu_si128(reinterpret_cast<const __m128i*>(src + at + k)));
+    }
+  }
+  memcpy(dst + at, src + at, static_cast<size_t>(bytes - at));
+}
+inline void end_of_streams() { _mm_sfence(); }
+#else
+constexpr bool kCanStream = false;
+inline void stream_bytes(char* dst, const char* src, int64_t bytes) { memcpy(dst, src, static_cast<size_t>(bytes)); }
+inline void end_of_streams() {}
+#endif
 
 template <class T>
 CW_CLONES void fill_panel(const Panel& p) {
@@ -266,11 +324,19 @@ CW_INLINE void convert_rows(const Panel& p, C factor) {
     return Narrow<D>::from(Scaled ? factor * value : value);
   };
   if (run.dst == 1 && run.src == 1) {
-    rows([&](int64_t to, int64_t from) CW_INLINE_LAMBDA {
-      for_each_piece(run.size, [&](auto width, int64_t i) CW_INLINE_LAMBDA {
-        for (int k = 0; k < width; ++k) dst[to + i + k] = converted(from + i + k);
+    if (run.size >= 64) {
+      rows([&](int64_t to, int64_t from) CW_INLINE_LAMBDA {
+        for (int64_t i = 0; i < run.size; ++i) dst[to + i] = converted(from + i);
       });
-    });
+    } else {
+      rows([&](int64_t to, int64_t from) CW_INLINE_LAMBDA {
+        for_each_piece(run.size, [&](auto width, int64_t i) CW_INLINE_LAMBDA {
+          using Piece = Lanes<C, decltype(width)::value>;
+          const auto lanes = Piece::load(src + from + i, 1);
+          Piece::store(dst + to + i, Scaled ? factor * lanes : lanes);
+        });
+      });
+    }
   } else {
     rows([&](int64_t to, int64_t from) CW_INLINE_LAMBDA {
       for (int64_t i = 0; i < run.size; ++i) dst[to + i * run.dst] = converted(from + i * run.src);
@@ -300,10 +366,9 @@ CW_CLONES void sum_pairs(const Panel& p) {
   const Rows rows(p);
   rows([&](int64_t to, int64_t from) CW_INLINE_LAMBDA {
     for_each_piece(size, [&](auto width, int64_t i) CW_INLINE_LAMBDA {
+      using Piece = Lanes<C, decltype(width)::value>;
       const T* const terms = src + from + i;
-      for (int k = 0; k < width; ++k) {
-        dst[to + i + k] = Narrow<T>::from(factor * (widen<C>(terms[k]) + widen<C>(terms[k + step])));
-      }
+      Piece::store(dst + to + i, factor * (Piece::load(terms, 1) + Piece::load(terms + step, 1)));
     });
   });
 }
@@ -316,36 +381,26 @@ inline bool is_pair(const Panel& p) {
 
 // The windows' sums, row after row, into a buffer without gaps.
 template <class S, class C>
-CW_CLONES void sum_rows(const Panel& p, C* __restrict__ buffer) {
-  const S* __restrict__ const src = reinterpret_cast<const S*>(p.src);
+CW_CLONES void sum_rows(const Panel& p, C* buffer) {
+  const S* const src = reinterpret_cast<const S*>(p.src);
   const Axis run = p.run;
-  const bool plain = p.taps == 1 && p.tap[0].weight[0] == 1.0 && p.tap[0].weight[1] == 1.0 && run.src == 1;
+  const Tap tap = p.tap[0];
+  const bool plain = p.taps == 1 && tap.weight[0] == 1.0 && tap.weight[1] == 1.0;
   const Rows rows(p);
-  if (plain) {
-    const Tap tap = p.tap[0];
-    rows([&](int64_t, int64_t from) CW_INLINE_LAMBDA {
-      for_each_piece(run.size, [&](auto width, int64_t i) CW_INLINE_LAMBDA {
-        const S* terms = src + from + i;
-        C total[width];
-        for (int k = 0; k < width; ++k) total[k] = widen<C>(terms[k]);
-        for (int64_t t = 1; t < tap.count; ++t) {
-          terms += tap.stride;
-          for (int k = 0; k < width; ++k) total[k] += widen<C>(terms[k]);
-        }
-        for (int k = 0; k < width; ++k) buffer[i + k] = total[k];
-      });
-      buffer += run.size;
-    });
-    return;
-  }
   rows([&](int64_t, int64_t from) CW_INLINE_LAMBDA {
-    for_each_tap<C>(p, [&](int64_t offset, C coefficient, bool first) CW_INLINE_LAMBDA {
-      const S* const terms = src + from + offset;
-      for (int64_t i = 0; i < run.size; ++i) {
-        const C value = widen<C>(terms[i * run.src]);
-        const C term = coefficient == C(1) ? value : coefficient * value;
-        buffer[i] = first ? term : buffer[i] + term;
+    for_each_piece(run.size, [&](auto width, int64_t i) CW_INLINE_LAMBDA {
+      using Piece = Lanes<C, decltype(width)::value>;
+      Cascade<typename Piece::Vector> sum;
+      const S* terms = src + from + i * run.src;
+      if (plain) {
+        for (int64_t t = 0; t < tap.count; ++t, terms += tap.stride) sum.push(Piece::load(terms, run.src));
+      } else {
+        for_each_tap<C>(p, [&](int64_t offset, C coefficient) CW_INLINE_LAMBDA {
+          const auto lanes = Piece::load(terms + offset, run.src);
+          sum.push(coefficient == C(1) ? lanes : coefficient * lanes);
+        });
       }
+      Piece::store(buffer + i, sum.total());
     });
     buffer += run.size;
   });
@@ -353,19 +408,19 @@ CW_CLONES void sum_rows(const Panel& p, C* __restrict__ buffer) {
 
 // The buffer times the factor, cast, to every place where it belongs.
 template <class D, class C>
-CW_CLONES void store_rows(const Panel& p, const C* __restrict__ buffer) {
+CW_CLONES void store_rows(const Panel& p, const C* buffer) {
   const C factor = static_cast<C>(p.factor);
   const Axis run = p.run;
   const Rows rows(p);
   for_each_spread(p, [&](int64_t spread) CW_INLINE_LAMBDA {
-    D* __restrict__ const dst = reinterpret_cast<D*>(p.dst) + spread;
+    D* const dst = reinterpret_cast<D*>(p.dst) + spread;
     const C* total = buffer;
     rows([&](int64_t to, int64_t) CW_INLINE_LAMBDA {
       if (run.dst == 1) {
         for_each_piece(run.size, [&](auto width, int64_t i) CW_INLINE_LAMBDA {
-          for (int k = 0; k < width; ++k) {
-            dst[to + i + k] = Narrow<D>::from(factor == C(1) ? total[i + k] : factor * total[i + k]);
-          }
+          using Piece = Lanes<C, decltype(width)::value>;
+          const auto lanes = Piece::load(total + i, 1);
+          Piece::store(dst + to + i, factor == C(1) ? lanes : factor * lanes);
         });
       } else {
         for (int64_t i = 0; i < run.size; ++i) {

@@ -5,7 +5,8 @@
 #include <type_traits>
 #include <utility>
 
-#include "../element/casts.h"
+#include "../dtypes.h"
+#include "../element/cascade.h"
 #include "../element/maps.h"
 
 namespace convweights {
@@ -17,6 +18,7 @@ struct Dim {
   int64_t dst_stride = 0;  // in elements
   int64_t src_stride = 0;
   int position = 0;  // before reduction: sums and factors run in this order
+  int table = 0;     // Select on CUDA: where its indices start
 };
 
 struct Transfer {
@@ -25,6 +27,8 @@ struct Transfer {
   int order[kMaxDims] = {};  // the dimensions by position
   int spreads = 0;           // Mean dimensions stand last: one window, written to every position
   double scale = 1.0;
+  Dtype dst_type = Dtype::CopyOnly;
+  Dtype src_type = Dtype::CopyOnly;
   bool wide = false;       // sums in float64
   bool same_type = false;  // a window of one position times 1 keeps its bits
   bool keep = false;       // positions that no source reaches are left alone, else they get `fill`
@@ -36,6 +40,18 @@ struct Transfer {
 
   CW_HD int loops() const { return rank - spreads; }
 };
+
+// Whether every target position is one source position times 1, which any dtype can do.
+inline bool only_copies(const Transfer& t) {
+  bool copies = t.same_type && t.scale == 1.0;
+  for (int d = 0; d < t.rank; ++d) {
+    const Map& map = t.dims[d].map;
+    const bool one = !averages(map.kind) && map.kind != MapKind::Resize &&
+                     (map.rescale == Rescale::None || (map.rescale == Rescale::Exact && map.m <= map.n));
+    copies = copies && (one || map.n == (map.kind == MapKind::Mean ? 1 : map.m));
+  }
+  return copies;
+}
 
 inline int64_t count_of(const Transfer& t) {
   int64_t count = 1;
@@ -138,11 +154,18 @@ struct alignas(Bytes) Raw {
   char bytes[Bytes];
 };
 
+// The indices of a launch's Select dimensions travel with its arguments: no device memory, no copy, no wait.
+struct IndexTable {
+  static constexpr int kSize = 256;
+  int64_t at[kSize];
+};
+
 // V neighbouring elements along the last loop dimension; V > 1 needs an identity there with strides of 1.
 // C is the dtype of the sum, or void for a copy of bits.
 template <class D, class S, class C, int V>
 struct TransferElement {
   Transfer t;
+  IndexTable table;
 
   CW_HD void operator()(uint32_t pack) const {
     Window windows[kMaxDims];
@@ -156,7 +179,12 @@ struct TransferElement {
       const int64_t local = rest % size;
       rest /= size;
       const int64_t j = dim.begin + (d == t.loops() - 1 ? local * V : local);
-      windows[d] = window_of(dim.map, j, t.wide);
+      if (dim.map.kind == MapKind::Select) {
+        windows[d] = Window{};
+        windows[d].first = table.at[dim.table + local];
+      } else {
+        windows[d] = window_of(dim.map, j, t.wide);
+      }
       src += windows[d].first * dim.src_stride;
       dst += j * dim.dst_stride;
       reached = reached && windows[d].count > 0;
@@ -198,7 +226,12 @@ struct TransferElement {
         if (alone && factor == C(1)) return bit_cast<Target>(load(src));
       }
       C total[V];
-      sum(windows, src, total);
+      if (alone) {
+        const Source values = load(src);
+        for (int v = 0; v < V; ++v) total[v] = widen<C>(values.at[v]);
+      } else {
+        sum(windows, src, total);
+      }
       Target out;
       for (int v = 0; v < V; ++v) {
         out.at[v] = Narrow<D>::from(factor == C(1) ? total[v] : multiply(factor, total[v]));
@@ -210,8 +243,9 @@ struct TransferElement {
   // Over all taps of all windows, the last dimension by position fastest.
   template <class T>
   CW_HD void sum(const Window (&windows)[kMaxDims], int64_t src, T (&total)[V]) const {
+    Cascade<T> sums[V];
     int64_t tap[kMaxDims] = {};
-    for (bool first = true;; first = false) {
+    for (;;) {
       int64_t offset = src;
       T coefficient = T(1);
       for (int i = 0; i < t.rank; ++i) {
@@ -223,9 +257,8 @@ struct TransferElement {
       }
       const Source terms = load(offset);
       for (int v = 0; v < V; ++v) {
-        T term = widen<T>(terms.at[v]);
-        if (coefficient != T(1)) term = multiply(coefficient, term);
-        total[v] = first ? term : add(total[v], term);
+        const T term = widen<T>(terms.at[v]);
+        sums[v].push(coefficient == T(1) ? term : multiply(coefficient, term));
       }
       int i = t.rank - 1;
       for (; i >= 0; --i) {
@@ -233,8 +266,9 @@ struct TransferElement {
         if (++tap[d] < windows[d].count) break;
         tap[d] = 0;
       }
-      if (i < 0) return;
+      if (i < 0) break;
     }
+    for (int v = 0; v < V; ++v) total[v] = sums[v].total();
   }
 
   CW_HD void store(int64_t dst, const Target& value) const {

@@ -6,8 +6,11 @@
 
 namespace convweights {
 
-// Elements of one panel: enough to make its set-up small, few enough to stay in the first cache.
-constexpr int64_t kPanelElements = 8192;
+// What a unit writes: enough to make its set-up small, little enough to stay in the first cache.
+constexpr int64_t kUnitBytes = 32768;
+// A target that no cache holds is written around them: that spares reading what is about to be overwritten. Measured
+// on an Emerald Rapids core, 48 MB: 24 GB/s against 12; 19 MB: 23 against 26.
+constexpr int64_t kStreamBytes = int64_t{32} << 20;
 // Rows of a panel whose source lies across: the lines that are written at once must all stay in the cache.
 constexpr int64_t kAcrossRows = 16;
 // Rows where spans along the run are short, so that panels are long in the other direction.
@@ -26,6 +29,7 @@ class TransferPanels {
   // Writes the part of the target that is unit number `unit`.
   void operator()(int64_t unit) const {
     Cursor cursor;
+    cursor.base = t_.dst;
     for (int d = t_.loops(); d < t_.rank; ++d) cursor.take(t_, d, span_of(t_.dims[d].map, 0, t_.wide));
     int64_t rest = unit;
     int64_t row_begin = 0;
@@ -38,13 +42,26 @@ class TransferPanels {
       cursor.dst += j * t_.dims[d].dst_stride;
     }
     if (across_) row_begin = rest * row_block_;
-    rows(cursor, row_begin, std::min(row_begin + row_block_, row_size_), run_begin,
-         std::min(run_begin + run_block_, run_size_));
+    const int64_t row_end = std::min(row_begin + row_block_, row_size_);
+    const int64_t run_end = std::min(run_begin + run_block_, run_size_);
+    if (!streams_) {
+      rows(cursor, row_begin, row_end, run_begin, run_end);
+      return;
+    }
+    alignas(64) char scratch[kUnitBytes];
+    int64_t origin = cursor.dst + run_begin;
+    if (row_ >= 0) origin += row_begin * t_.dims[row_].dst_stride;
+    cursor.base = scratch;
+    cursor.dst -= origin;
+    rows(cursor, row_begin, row_end, run_begin, run_end);
+    stream_bytes(t_.dst + origin * t_.dst_item, scratch,
+                 (row_end - row_begin) * (run_end - run_begin) * t_.dst_item);
   }
 
  private:
   // What the dimensions looked at so far have fixed.
   struct Cursor {
+    char* base;
     int64_t src = 0;
     int64_t dst = 0;
     Window windows[kMaxDims];
@@ -106,17 +123,29 @@ class TransferPanels {
   }
 
   void choose_blocks() {
-    run_block_ = std::min(run_size_, 8 * kPanelElements);
-    int64_t rows = kPanelElements / run_block_;
+    const int64_t unit = kUnitBytes / t_.dst_item;
+    run_block_ = std::min(run_size_, unit);
+    int64_t rows = unit / run_block_;
     if (run_ >= 0 && typical_span(t_.dims[run_].map) < 8) rows = std::max(rows, kScatteredRows);
     if (across_) rows = kAcrossRows;
     row_block_ = std::min(row_size_, std::max<int64_t>(1, rows));
+    streams_ = can_stream();
     row_blocks_ = ceil_div(row_size_, row_block_);
     run_blocks_ = ceil_div(run_size_, run_block_);
     units_ = row_blocks_ * run_blocks_;
     for (int d = 0; d < t_.loops(); ++d) {
       if (d != run_ && d != row_ && d != plane_) units_ *= t_.dims[d].size;
     }
+  }
+
+  // Whether the target is large and each unit one stretch of it, all of which is written.
+  bool can_stream() const {
+    if (!kCanStream || run_ < 0 || across_ || t_.keep || t_.spreads > 0) return false;
+    const int64_t elements = row_block_ * run_block_;
+    const bool dense = t_.dims[run_].dst_stride == 1 &&
+                       (row_block_ == 1 || (run_block_ == run_size_ && t_.dims[row_].dst_stride == run_size_));
+    return dense && elements * t_.dst_item <= kUnitBytes && elements * t_.dst_item >= kUnitBytes / 8 &&
+           count_of(t_) * t_.dst_item >= kStreamBytes;
   }
 
   void rows(const Cursor& outer, int64_t begin, int64_t end, int64_t run_begin, int64_t run_end) const {
@@ -145,7 +174,7 @@ class TransferPanels {
     const int64_t period = dim.map.n;
     for (int64_t j = begin; j < end;) {
       if (dim.map.kind == MapKind::Tile && j - begin >= period && repeats(outer)) {
-        repeat(outer.dst + j, period, end - j, row);
+        repeat(outer.base + (outer.dst + j) * t_.dst_item, period, end - j, row);
         return;
       }
       const Span span = span_of(dim.map, j, t_.wide);
@@ -163,25 +192,36 @@ class TransferPanels {
     return outer.reached && t_.dims[run_].dst_stride == 1 && t_.spreads == 0 && plane_ < 0;
   }
 
-  // Continues the period that ends before `to` over `size` positions more.
-  void repeat(int64_t to, int64_t period, int64_t size, const Axis& row) const {
+  // Continues the period that ends at `to` over `size` positions more. Several periods together make fewer, longer
+  // copies.
+  void repeat(char* to, int64_t period, int64_t size, const Axis& row) const {
+    const int64_t most = std::max<int64_t>(1, kInlineBytes / (period * t_.dst_item)) * period;
+    const char* const from = to - period * t_.dst_item;
+    size = copies(to, from, period, std::min(size, most - period), size, row);
+    size = copies(to, from, most, size - size % most, size, row);
+    copies(to, from, size, size, size, row);
+  }
+
+  // Writes `written` positions from `to` on as copies of the `length` positions at `from`, moves `to` behind them and
+  // returns how many of `size` are left.
+  int64_t copies(char*& to, const char* from, int64_t length, int64_t written, int64_t size, const Axis& row) const {
+    if (length == 0 || written < length) return size;
     Panel p;
-    p.src = t_.dst + (to - period) * t_.dst_item;
+    p.dst = to;
+    p.src = from;
+    p.plane = Axis{written / length, length, 0};
     p.row = Axis{row.size, row.dst, row.dst};
-    p.dst = t_.dst + to * t_.dst_item;
-    p.plane = Axis{size / period, period, 0};
-    p.run = Axis{period, 1, 1};
-    if (size >= period) loops_.copy(p);
-    p.dst += size / period * period * t_.dst_item;
-    p.plane = kPoint;
-    p.run.size = size % period;
-    if (p.run.size > 0) loops_.copy(p);
+    p.run = Axis{length, 1, 1};
+    loops_.copy(p);
+    written -= written % length;
+    to += written * t_.dst_item;
+    return size - written;
   }
 
   void panel(const Cursor& cursor, const Axis& row, const Axis& run) const {
     if (!cursor.reached && t_.keep) return;
     Panel p;
-    p.dst = t_.dst + cursor.dst * t_.dst_item;
+    p.dst = cursor.base + cursor.dst * t_.dst_item;
     p.src = t_.src + cursor.src * t_.src_item;
     p.row = row;
     p.run = run;
@@ -220,6 +260,7 @@ class TransferPanels {
   int row_ = -1;
   int plane_ = -1;
   bool across_ = false;
+  bool streams_ = false;
   int64_t run_size_ = 1;
   int64_t row_size_ = 1;
   int64_t plane_size_ = 1;

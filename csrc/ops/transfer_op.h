@@ -4,13 +4,28 @@
 #include <vector>
 
 #include "../check.h"
-#include "../dtypes.h"
 #include "transfer.h"
 
 namespace convweights {
 
 using torch::stable::Tensor;
 using Ints = std::vector<int64_t>;
+
+// torch's code of the dtype. ScalarType cannot say the newest ones, which are copied all the same.
+inline int32_t dtype_code(const Tensor& tensor) {
+  int32_t code = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &code));
+  return code;
+}
+
+inline Dtype dtype_of(const Tensor& tensor) {
+  const int32_t code = dtype_code(tensor);
+  if (code == aoti_torch_dtype_float64()) return Dtype::Float64;
+  if (code == aoti_torch_dtype_float32()) return Dtype::Float32;
+  if (code == aoti_torch_dtype_float16()) return Dtype::Float16;
+  if (code == aoti_torch_dtype_bfloat16()) return Dtype::BFloat16;
+  return Dtype::CopyOnly;
+}
 
 inline void check_map(const Map& map) {
   CW_CHECK(map.kind >= MapKind::Identity && map.kind <= MapKind::Mean, "transfer_: kinds must be 0 .. 8, got ",
@@ -20,13 +35,13 @@ inline void check_map(const Map& map) {
   const bool averaging = map.kind == MapKind::Blocks || map.kind == MapKind::Strided;
   const bool fits = map.kind == MapKind::Identity ? map.n == map.m
                     : averaging                   ? map.n >= map.m
-                                                  : map.kind == MapKind::Offset || map.n > 0;
+                                                  : map.kind == MapKind::Offset || map.n > 0 || map.m == 0;
   CW_CHECK(fits, "transfer_: source must have a size that its map can read, got ", map.n, " for a weight of size ",
            map.m);
 }
 
 inline void check_index(const Tensor& index, int64_t n, int64_t m) {
-  CW_CHECK(index.scalar_type() == ScalarType::Long && index.is_cpu() && index.dim() == 1 && index.numel() == m &&
+  CW_CHECK(dtype_code(index) == aoti_torch_dtype_int64() && index.is_cpu() && index.dim() == 1 && index.numel() == m &&
                index.is_contiguous(),
            "transfer_: index must hold one contiguous int64 tensor on the CPU for each Select, of length ", m);
   const int64_t* const values = static_cast<const int64_t*>(index.const_data_ptr());
@@ -49,8 +64,10 @@ inline Transfer make_transfer(const Tensor& weight, const Tensor& source, const 
   Transfer t;
   t.rank = static_cast<int>(rank);
   t.scale = scale;
-  t.same_type = weight.scalar_type() == source.scalar_type();
-  t.wide = weight.scalar_type() == ScalarType::Double || source.scalar_type() == ScalarType::Double;
+  t.dst_type = dtype_of(weight);
+  t.src_type = dtype_of(source);
+  t.same_type = dtype_code(weight) == dtype_code(source);
+  t.wide = t.dst_type == Dtype::Float64 || t.src_type == Dtype::Float64;
   t.keep = fill.empty();
   for (size_t i = 0; i < fill.size() && i < 2; ++i) t.fill[i] = static_cast<uint64_t>(fill[i]);
   t.dst = static_cast<char*>(weight.mutable_data_ptr());
@@ -58,8 +75,6 @@ inline Transfer make_transfer(const Tensor& weight, const Tensor& source, const 
   t.dst_item = static_cast<int64_t>(weight.element_size());
   t.src_item = static_cast<int64_t>(source.element_size());
 
-  const bool computed = computes(weight.scalar_type()) && computes(source.scalar_type());
-  CW_CHECK(computed || t.same_type, "transfer_: source must have the dtype of weight unless both compute");
   size_t selects = 0;
   for (int d = 0; d < t.rank; ++d) {
     Dim& dim = t.dims[d];
@@ -74,12 +89,11 @@ inline Transfer make_transfer(const Tensor& weight, const Tensor& source, const 
       check_index(index[selects], dim.map.n, dim.map.m);
       dim.map.index = static_cast<const int64_t*>(index[selects++].const_data_ptr());
     }
-    const bool one = !averages(dim.map.kind) && dim.map.kind != MapKind::Resize &&
-                     (dim.map.rescale == Rescale::None || (dim.map.rescale == Rescale::Exact && dim.map.m <= dim.map.n));
-    CW_CHECK(computed || dim.map.n == dim.map.m || (one && scale == 1.0),
-             "transfer_: weight must be float64, float32, float16 or bfloat16 to be scaled, averaged or resized");
   }
-  CW_CHECK(computed || scale == 1.0, "transfer_: scale must be 1 for a dtype that does not compute, got ", scale);
+  const bool computes = t.dst_type != Dtype::CopyOnly && t.src_type != Dtype::CopyOnly;
+  CW_CHECK(computes || only_copies(t),
+           "transfer_: weight and source must both be float64, float32, float16 or bfloat16 unless values of one dtype "
+           "are only copied");
   return t;
 }
 

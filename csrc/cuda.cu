@@ -1,0 +1,75 @@
+// Registers the CUDA kernels.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/c/shim.h>
+
+// Weak, so that this library also loads where torch has no CUDA; check_cuda_symbols tells a broken link from that.
+extern "C" {
+__attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
+__attribute__((weak)) AOTITorchError torch_c10_cuda_check_msg(int32_t err, const char* filename,
+                                                              const char* function_name, uint32_t line_number,
+                                                              bool include_device_assertions, char** error_msg);
+__attribute__((weak)) void torch_c10_cuda_free_error_msg(char* error_msg);
+}
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/macros.h>
+
+#include <string>
+
+#include "ops/transfer_cuda.h"
+#include "ops/transfer_op.h"
+
+namespace convweights {
+namespace {
+
+void transfer_(Tensor weight, const Tensor source, const Ints kinds, const Ints starts, const Ints rescales,
+               const std::vector<Tensor> index, double scale, const Ints fill) {
+  const Transfer t = make_transfer(weight, source, kinds, starts, rescales, index, scale, fill);
+  if (count_of(t) == 0) return;
+  const int32_t device = weight.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  void* handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &handle));
+  const cudaStream_t stream = static_cast<cudaStream_t>(handle);
+  if (is_compaction(t) && weight.is_contiguous() && source.is_contiguous()) {
+    const Compaction c = make_compaction(t);
+    with_unit_of(c, [&](auto unit) {
+      launch_compaction<typename decltype(unit)::type>(c, kMostElements, stream);
+    });
+  } else {
+    transfer_cuda(t, stream);
+  }
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+void check_cuda_symbols() {
+  CW_CHECK(aoti_torch_get_current_cuda_stream != nullptr && torch_c10_cuda_check_msg != nullptr &&
+               torch_c10_cuda_free_error_msg != nullptr,
+           "the CUDA functions of torch must be found by convweights._cuda, got none; rebuild it with this torch");
+}
+
+// nvcc defines the list of the architectures it compiles for.
+std::string cuda_architectures() {
+  constexpr int architectures[] = {__CUDA_ARCH_LIST__};
+  std::string text;
+  for (const int architecture : architectures) {
+    text += (text.empty() ? "" : ", ") + std::string("sm_") + std::to_string(architecture / 10);
+  }
+  return text;
+}
+
+}  // namespace
+}  // namespace convweights
+
+STABLE_TORCH_LIBRARY_FRAGMENT(convweights, m) {
+  m.def("check_cuda_symbols() -> ()");
+  m.def("cuda_architectures() -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(convweights, CompositeExplicitAutograd, m) {
+  m.impl("check_cuda_symbols", TORCH_BOX(&convweights::check_cuda_symbols));
+  m.impl("cuda_architectures", TORCH_BOX(&convweights::cuda_architectures));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(convweights, CUDA, m) { m.impl("transfer_", TORCH_BOX(&convweights::transfer_)); }

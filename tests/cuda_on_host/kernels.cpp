@@ -1,0 +1,111 @@
+// The CUDA kernels on the host: every block and thread of a launch in turn, under AddressSanitizer. Reads cases from
+// standard input and writes each target's storage, as it then is, to standard output. test_cuda_on_host.py speaks to it.
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#define __global__
+#define __launch_bounds__(threads)
+#define __shared__ static
+
+struct Index {
+  unsigned x;
+};
+static Index gridDim, blockDim, blockIdx, threadIdx;
+static void __syncthreads() {}
+
+namespace convweights {
+
+// Few blocks, so that small cases already go round the grid more than once.
+constexpr unsigned kHostBlocks = 3;
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), unsigned blocks, int, Arguments... arguments) {
+  gridDim = {blocks < kHostBlocks ? blocks : kHostBlocks};
+  blockDim = {256};
+  for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) {
+    for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) kernel(arguments...);
+  }
+}
+
+}  // namespace convweights
+
+#include "ops/transfer_cuda.h"
+
+namespace {
+
+using namespace convweights;
+
+bool read_bytes(void* place, size_t bytes) { return bytes == 0 || fread(place, bytes, 1, stdin) == 1; }
+
+int64_t read_int() {
+  int64_t value = 0;
+  if (!read_bytes(&value, sizeof(value))) exit(0);
+  return value;
+}
+
+double read_double() {
+  double value = 0;
+  if (!read_bytes(&value, sizeof(value))) exit(3);
+  return value;
+}
+
+// Exactly as long as the storage, so that a byte before or behind it is an error.
+char* read_storage(int64_t bytes) {
+  char* const place = static_cast<char*>(aligned_alloc(16, static_cast<size_t>(bytes + 15) / 16 * 16));
+  if (!read_bytes(place, static_cast<size_t>(bytes))) exit(3);
+  return place;
+}
+
+}  // namespace
+
+int main() {
+  for (;;) {
+    Transfer t;
+    t.rank = static_cast<int>(read_int());
+    t.dst_type = static_cast<Dtype>(read_int());
+    t.src_type = static_cast<Dtype>(read_int());
+    t.dst_item = read_int();
+    t.src_item = read_int();
+    t.same_type = read_int() != 0;
+    t.wide = t.dst_type == Dtype::Float64 || t.src_type == Dtype::Float64;
+    const int64_t most_elements = read_int();
+    t.keep = read_int() == 0;
+    for (uint64_t& word : t.fill) word = static_cast<uint64_t>(read_int());
+    t.scale = read_double();
+    std::vector<int64_t> tables[kMaxDims];
+    for (int d = 0; d < t.rank; ++d) {
+      Dim& dim = t.dims[d];
+      dim.map.kind = static_cast<MapKind>(read_int());
+      dim.map.start = read_int();
+      dim.map.rescale = static_cast<Rescale>(read_int());
+      dim.map.n = read_int();
+      dim.map.m = dim.size = read_int();
+      dim.src_stride = read_int();
+      dim.dst_stride = read_int();
+      if (dim.map.kind != MapKind::Select) continue;
+      for (int64_t j = 0; j < dim.map.m; ++j) tables[d].push_back(read_int());
+      dim.map.index = tables[d].data();
+    }
+    const int64_t dst_bytes = read_int();
+    const int64_t dst_offset = read_int();
+    char* const dst = read_storage(dst_bytes);
+    const int64_t src_bytes = read_int();  // 0: the source lies in the target's storage
+    const int64_t src_offset = read_int();
+    char* const src = src_bytes == 0 ? dst : read_storage(src_bytes);
+    t.dst = dst + dst_offset;
+    t.src = src + src_offset;
+    if (count_of(t) > 0) {
+      if (src == dst && is_compaction(t)) {
+        const Compaction c = make_compaction(t);
+        with_unit_of(c, [&](auto unit) { launch_compaction<typename decltype(unit)::type>(c, most_elements, 0); });
+      } else {
+        transfer_cuda(t, 0, most_elements);
+      }
+    }
+    fwrite(dst, static_cast<size_t>(dst_bytes), 1, stdout);
+    if (src != dst) free(src);
+    free(dst);
+  }
+}

@@ -1,0 +1,176 @@
+"""The CUDA kernels, compiled for the host and run under AddressSanitizer, against the reference. Family: exact."""
+
+import struct
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bits import assert_same_bits
+from cases import Case, Placed
+from hypothesis import HealthCheck, find, given, settings
+from hypothesis import strategies as st
+from oracle import COMPUTE_DTYPES
+from strategies import REALISTIC, small_cases
+from tables import DEEP, MAPS, deep_case, small_case
+from test_transfer import realistic
+
+import convweights as cw
+from convweights.maps import KINDS
+from convweights.ops.transfer import reference_transfer_
+
+ROOT = Path(__file__).parent.parent
+DTYPES = {torch.float64: 1, torch.float32: 2, torch.float16: 3, torch.bfloat16: 4}
+WHOLE = 1 << 30  # elements of one launch; less cuts a problem into several
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = tmp_path_factory.mktemp("cuda_on_host") / "kernels"
+    flags = ["-std=c++20", "-O1", "-g", "-ffp-contract=off", "-fno-strict-aliasing", "-Wno-psabi"]
+    checks = ["-fsanitize=address,undefined", "-fno-sanitize=alignment", "-fno-sanitize-recover=all"]
+    source = ROOT / "tests/cuda_on_host/kernels.cpp"
+    subprocess.run(["g++", *flags, *checks, f"-I{ROOT / 'csrc'}", str(source), "-o", str(program)], check=True)
+    return program
+
+
+def ints(*values: int) -> bytes:
+    return struct.pack(f"<{len(values)}q", *values)
+
+
+def octets(tensor: torch.Tensor) -> bytes:
+    return bytes(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+
+
+def request(case: Case, most_elements: int, in_place: bool = False) -> bytes:
+    kinds, starts, rescales, index, scale, fill = case.encoded()
+    weight, source = case.weight, case.source
+    item, source_item = weight.base.element_size(), source.base.element_size()
+    rank = len(weight.shape)
+    words = [*fill, 0, 0][:2]
+    same = weight.base.dtype == source.base.dtype
+    parts = [
+        ints(rank, DTYPES.get(weight.base.dtype, 0), DTYPES.get(source.base.dtype, 0), item, source_item, same),
+        ints(most_elements, len(fill), *words),
+        struct.pack("<d", scale),
+    ]
+    tables = iter(index)
+    for d in range(rank):
+        sizes = source.shape[d], weight.shape[d], source.stride[d], weight.stride[d]
+        parts.append(ints(kinds[d], starts[d], rescales[d], *sizes))
+        if KINDS[kinds[d]] == "select":
+            parts.append(ints(*next(tables).tolist()))
+    stored = octets(weight.base)
+    parts += [ints(len(stored), weight.offset * item), stored]
+    if in_place:
+        parts.append(ints(0, source.offset * item))
+    else:
+        parts += [ints(len(octets(source.base)), source.offset * source_item), octets(source.base)]
+    return b"".join(parts)
+
+
+def run(kernels: Path, requests: Iterable[bytes]) -> bytes:
+    done = subprocess.run([str(kernels)], input=b"".join(requests), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-4000:]
+    return done.stdout
+
+
+def check(kernels: Path, cases: list[Case], most_elements: int = WHOLE) -> None:
+    output = run(kernels, [request(case, most_elements) for case in cases])
+    for case in cases:
+        size = case.weight.base.numel() * case.weight.base.element_size()
+        written, output = output[:size], output[size:]
+        storage = torch.frombuffer(bytearray(written), dtype=torch.uint8).view(case.weight.base.dtype)
+        expected = case.by_reference()
+        whole = torch.empty(0, dtype=expected.dtype).set_(expected.untyped_storage())
+        assert_same_bits(storage, whole, case.computed())
+    assert output == b""
+
+
+@pytest.mark.parametrize("most_elements", [WHOLE, 64])
+@pytest.mark.parametrize("weight", COMPUTE_DTYPES)
+def test_every_map_and_pair_of_dtypes(kernels: Path, weight: torch.dtype, most_elements: int):
+    cases = [small_case(*MAPS[map], weight, source) for map in MAPS for source in COMPUTE_DTYPES]
+    cases += [small_case(*MAPS[map], weight, weight, scale=1 / 3) for map in MAPS]
+    check(kernels, cases, most_elements)
+
+
+def test_deep_sums(kernels: Path):
+    check(kernels, [deep_case(*DEEP[name]) for name in DEEP])
+
+
+@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(cases=st.lists(small_cases(), min_size=20, max_size=40), most_elements=st.sampled_from([WHOLE, 16, 1]))
+def test_small(kernels: Path, cases: list[Case], most_elements: int):
+    check(kernels, cases, most_elements)
+
+
+@pytest.mark.parametrize("name", REALISTIC)
+def test_realistic(kernels: Path, name: str):
+    case = find(realistic(name), lambda _: True, settings=settings(database=None))
+    check(kernels, [case])
+    check(kernels, [case], 4096)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_packs(kernels: Path, dtype: torch.dtype):
+    """Runs of 16 bytes and more, on and off the alignment that 16-byte accesses need."""
+    rng = np.random.default_rng(0)
+    cases = []
+    for around in (0, 1, 16):
+        for target in (dtype, torch.float32):
+            weight = Placed.make((6, 4, 8, 8), target, rng, around=around)
+            source = Placed.make((6, 12, 8, 8), dtype, rng, around=around)
+            cases += [Case(weight, source, {1: cw.Blocks()}), Case(weight, source, {1: cw.Offset(5)})]
+            cases += [Case(weight, source, {1: cw.Pad(2)}, fill="keep"), Case(weight, source, {1: cw.Offset(10)})]
+    check(kernels, cases)
+
+
+def test_select_with_more_indices_than_a_launch_holds(kernels: Path):
+    rng = np.random.default_rng(0)
+    weight, source = Placed.make((700, 530), torch.int16, rng), Placed.make((40, 70), torch.int16, rng)
+    maps = {0: cw.Select(rng.integers(-40, 40, 700).tolist()), 1: cw.Select(rng.integers(-70, 70, 530).tolist())}
+    check(kernels, [Case(weight, source, maps)])
+
+
+TRUNCATIONS = [
+    # rows, channels, inner, kept, start, dtype
+    (1, 9, 5, 4, 3, torch.float32),
+    (1, 70_001, 1, 70_000, 1, torch.int16),  # one row that overlaps itself, longer than a stage
+    (300, 7, 9, 3, 2, torch.float32),  # few waves
+    (300, 64, 4, 63, 0, torch.bfloat16),  # many waves
+    (40, 8, 16, 4, 4, torch.float64),  # 16-byte units
+    (11, 3, 3, 2, 1, torch.int8),
+    (5, 2, 9_000, 1, 1, torch.float32),  # rows of more than a stage
+    (6, 4, 2, 4, 0, torch.float32),  # nothing moves
+]
+
+
+@pytest.mark.parametrize("most_elements", [WHOLE, 100])
+@pytest.mark.parametrize(("rows", "channels", "inner", "kept", "start", "dtype"), TRUNCATIONS)
+def test_truncation_in_place(
+    kernels: Path, rows: int, channels: int, inner: int, kept: int, start: int, dtype: torch.dtype, most_elements: int
+):
+    rng = np.random.default_rng(0)
+    source = Placed.make((rows, channels, inner), dtype, rng)
+    weight = Placed(source.base, (rows, kept, inner), (kept * inner, inner, 1), 0)
+    case = Case(weight, source, {1: cw.Offset(start)})
+    output = run(kernels, [request(case, most_elements, in_place=True)])
+    storage = torch.frombuffer(bytearray(output), dtype=torch.uint8).view(dtype)
+    expected = source.on("cpu").narrow(1, start, kept)
+    assert_same_bits(storage[: rows * kept * inner].reshape(rows, kept, inner), expected)
+
+
+@pytest.mark.parametrize("dtype", COMPUTE_DTYPES)
+@pytest.mark.parametrize("members", [1, 2])
+def test_group_means_in_place(kernels: Path, dtype: torch.dtype, members: int):
+    rng = np.random.default_rng(0)
+    weight = Placed.make((5, 3, 4, 9), dtype, rng, around=2)
+    case = Case(weight, weight, {members: cw.Mean()})
+    output = run(kernels, [request(case, WHOLE, in_place=True)])
+    storage = torch.frombuffer(bytearray(output), dtype=torch.uint8).view(dtype)
+    expected = weight.on("cpu")
+    reference_transfer_(expected, expected, *case.encoded())
+    assert_same_bits(storage, torch.empty(0, dtype=dtype).set_(expected.untyped_storage()))
