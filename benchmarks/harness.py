@@ -144,7 +144,7 @@ def conditions(device: str) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if device == "cuda" else processor(),
         "kind": device,
         "threads": torch.get_num_threads(),
-        "simd": cw._C.simd_level() if cw._C is not None else "none (reference)",
+        "simd": cw.native.cpu.simd_level() if cw.native.cpu is not None else "none (reference)",
         "versions": {
             "convweights": cw.__version__,
             "torch": torch.__version__,

@@ -1,5 +1,7 @@
 """Fused in-place kernels that change the weights of neural networks."""
 
+from convweights import native
+from convweights.checkpoint import CheckpointError, Plan, Report, convert, plan
 from convweights.maps import (
     Blocks,
     Center,
@@ -25,11 +27,33 @@ from convweights.ops.channels import (
 )
 from convweights.ops.transfer import transfer_
 
-from convweights.checkpoint import CheckpointError, Plan, Report, convert, plan
-
-# The schemas are defined by now, so the native kernels can take over from the reference.
-from convweights import native  # isort: skip
-
-_C = native.load()
-
 __version__ = "0.1.0"
+
+__all__ = [
+    "Blocks",
+    "Center",
+    "CheckpointError",
+    "Identity",
+    "Interleave",
+    "Map",
+    "Mean",
+    "Offset",
+    "Pad",
+    "Plan",
+    "Report",
+    "Resize",
+    "Select",
+    "Strided",
+    "Tile",
+    "Truncate",
+    "average_channels",
+    "average_channels_",
+    "convert",
+    "native",
+    "plan",
+    "replicate_channels",
+    "replicate_channels_",
+    "transfer_",
+    "truncate_channels",
+    "truncate_channels_",
+]

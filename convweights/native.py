@@ -9,6 +9,8 @@ from types import ModuleType
 
 import torch
 
+import convweights.ops.transfer  # its schema must be there before a kernel is registered over it
+
 OLDEST_TORCH = (2, 10)
 _HERE = Path(__file__).parent
 
@@ -64,25 +66,26 @@ def _broken(library: str, error: Exception) -> str:
     )
 
 
+# The compiled CPU module, or None.
+cpu = load()
+
+
 def facts() -> dict[str, str]:
     """What this installation consists of and which backend serves which device, for ``convweights doctor``."""
     import platform
 
     import numpy
 
-    import convweights
-
-    native = convweights._C
     library = cuda_library()
     rows = {
         "convweights": convweights.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
-        "CPU kernels": f"compiled by {native.compiler()}" if native else "none; the pure-torch reference",
-        "SIMD level": native.simd_level() if native else "torch's own",
+        "CPU kernels": f"compiled by {cpu.compiler()}" if cpu else "none; the pure-torch reference",
+        "SIMD level": cpu.simd_level() if cpu else "torch's own",
         "CUDA kernels": f"compiled for {torch.ops.convweights.cuda_architectures()}" if library else "none",
-        "CPU": "native kernels" if native else "pure-torch reference",
+        "CPU": "native kernels" if cpu else "pure-torch reference",
     }
     cuda = "native kernels" if library else "pure-torch reference"
     for index in range(torch.cuda.device_count()):

@@ -149,5 +149,5 @@ def test_the_counter_counts(device: str):
 
 @pytest.mark.native
 def test_codes_are_those_of_the_kernels():
-    assert cw._C.map_kinds() == maps.KINDS
-    assert cw._C.rescales() == maps.RESCALES
+    assert cw.native.cpu.map_kinds() == maps.KINDS
+    assert cw.native.cpu.rescales() == maps.RESCALES

@@ -32,7 +32,7 @@ def libraries() -> list[Path]:
 
 def test_compiled_libraries_are_there_unless_left_out():
     """CW_NATIVE=0 in the environment of the tests says that the installation was made with it, and CW_CUDA likewise."""
-    assert (convweights._C is not None) == NATIVE
+    assert (convweights.native.cpu is not None) == NATIVE
     assert (native.cuda_library() is not None) == bool(CUDA)
 
 

@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "../element/cascade.h"
+#include "../element/half_runs.h"
 
 namespace convweights {
 
@@ -348,6 +349,17 @@ CW_INLINE void convert_rows(const Panel& p, C factor) {
 template <class D, class S, class C>
 CW_CLONES void convert_panel(const Panel& p) {
   const C factor = static_cast<C>(p.factor);
+  constexpr bool kHalf = (std::is_same_v<D, Half> && std::is_same_v<S, float>) ||
+                         (std::is_same_v<D, float> && std::is_same_v<S, Half>);
+  if constexpr (kHalf) {
+    if (p.run.dst == 1 && p.run.src == 1 && p.run.size >= 8 && runs_of_half()) {
+      const Rows rows(p);
+      rows([&](int64_t to, int64_t from) CW_INLINE_LAMBDA {
+        convert_run(reinterpret_cast<D*>(p.dst) + to, reinterpret_cast<const S*>(p.src) + from, p.run.size, factor);
+      });
+      return;
+    }
+  }
   if (factor == C(1)) {
     convert_rows<false, D, S, C>(p, factor);
   } else {
