@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -10,8 +11,8 @@ from convweights.maps import RESCALES, Blocks, Interleave, Map, Mean, Offset, Re
 from convweights.ops import check
 from convweights.ops.transfer import MAX_DIMENSIONS, transfer_as
 
-_REPLICATE: dict[str, type[Tile] | type[Interleave]] = {"tile": Tile, "interleave": Interleave}
-_AVERAGE: dict[str, type[Blocks] | type[Strided]] = {"blocks": Blocks, "strided": Strided}
+_REPLICATE = {(kind.kind, rescale): kind(rescale) for kind in (Tile, Interleave) for rescale in get_args(Rescale)}
+_AVERAGE = {(kind.kind, rescale): kind(rescale) for kind in (Blocks, Strided) for rescale in get_args(Rescale)}
 
 
 def replicate_channels_(
@@ -44,7 +45,7 @@ def replicate_channels_(
     >>> cw.replicate_channels_(torch.empty(1, 4), rgb, rescale="exact")
     tensor([[0.5000, 2.0000, 3.0000, 0.5000]])
     """
-    map = _replicate("replicate_channels_", order, rescale)
+    map = _named("replicate_channels_", _REPLICATE, order, rescale)
     return _along("replicate_channels_", weight, source, dim, map)
 
 
@@ -64,7 +65,7 @@ def replicate_channels(
     >>> cw.replicate_channels(torch.tensor([[1, 2]]), 5, order="interleave")
     tensor([[1, 1, 1, 2, 2]])
     """
-    map = _replicate("replicate_channels", order, rescale)
+    map = _named("replicate_channels", _REPLICATE, order, rescale)
     return _new("replicate_channels", source, channels, dim, map)
 
 
@@ -103,7 +104,7 @@ def average_channels_(
     tensor([[3.0000, 4.5000, 3.0000, 4.5000]])
     """
     function = "average_channels_"
-    map = _average(function, order, rescale)
+    map = _named(function, _AVERAGE, order, rescale)
     if source is not None:
         if groups is not None:
             raise ValueError(f"{function}: groups must be left out where a source is given, got {groups!r}")
@@ -147,7 +148,7 @@ def average_channels(
     >>> cw.average_channels(torch.tensor([[1.0, 2.0, 4.0]]), 1, rescale="uniform")
     tensor([[7.]])
     """
-    return _new("average_channels", source, channels, dim, _average("average_channels", order, rescale))
+    return _new("average_channels", source, channels, dim, _named("average_channels", _AVERAGE, order, rescale))
 
 
 def truncate_channels_(
@@ -227,14 +228,10 @@ def truncate_channels(source: torch.Tensor, channels: int, *, dim: int = 0, star
     return _new(function, source, channels, dim, Offset(start))
 
 
-def _replicate(function: str, order: Any, rescale: Any) -> Map:
+def _named(function: str, maps: Mapping[tuple[str, str], Map], order: Any, rescale: Any) -> Map:
+    orders = tuple(dict.fromkeys(name for name, _ in maps))
     check.choice(function, "rescale", rescale, RESCALES)
-    return _REPLICATE[check.choice(function, "order", order, tuple(_REPLICATE))](rescale)
-
-
-def _average(function: str, order: Any, rescale: Any) -> Map:
-    check.choice(function, "rescale", rescale, RESCALES)
-    return _AVERAGE[check.choice(function, "order", order, tuple(_AVERAGE))](rescale)
+    return maps[check.choice(function, "order", order, orders), rescale]
 
 
 def _along(function: str, weight: torch.Tensor, source: torch.Tensor, dim: int, map: Map) -> torch.Tensor:

@@ -24,6 +24,7 @@ _library.define(
     "transfer_(Tensor(a!) weight, Tensor source, int[] kinds, int[] starts, int[] rescales, Tensor[] index, "
     "float scale, int[] fill) -> ()"
 )
+_operator = torch.ops.convweights.transfer_.default
 
 
 def transfer_(
@@ -86,32 +87,27 @@ def transfer_as(
     check.writable(function, "weight", weight)
     check.dense(function, "source", source)
     check.same_device(function, "source", source, weight)
-    by_dim = _by_dimension(function, weight, source, {} if maps is None else maps)
+    given = _by_position(function, weight, source, {} if maps is None else maps)
     scale = check.finite(function, "scale", scale)
-    _check_dtypes(function, weight, source, by_dim, scale)
     words = _fill_words(function, fill, weight.dtype)
+    encode = _encode.__wrapped__ if torch.compiler.is_compiling() else _encode  # dynamo warns of caches
+    encoded = encode(function, given, source.shape, weight.shape, source.dtype, weight.dtype, scale)
     if not in_place and check.overlap(weight, source):
         raise ValueError(
             f"{function}: source must not share memory with weight, got views of one storage; pass source.clone()"
         )
     with torch.no_grad():
-        torch.ops.convweights.transfer_.default(
-            weight,
-            source,
-            [KINDS.index(map.kind) for map in by_dim],
-            [map.start_for(n, m) for map, n, m in zip(by_dim, source.shape, weight.shape, strict=True)],
-            [RESCALES.index(map.rescaling) for map in by_dim],
-            [map.table for map in by_dim if isinstance(map, Select)],
-            scale,
-            words,
-        )
+        _operator(weight, source, *encoded, scale, words)
         if not torch.compiler.is_compiling():
             # A C++ operator does not do this by itself, and a stale graph would silently give a wrong gradient.
             torch.autograd.graph.increment_version(weight)
     return weight
 
 
-def _by_dimension(function: str, weight: torch.Tensor, source: torch.Tensor, maps: Mapping[int, Map]) -> list[Map]:
+def _by_position(
+    function: str, weight: torch.Tensor, source: torch.Tensor, maps: Mapping[int, Map]
+) -> tuple[tuple[int, Map], ...]:
+    """The maps with their dimensions counted from the front."""
     rank = weight.ndim
     if rank > MAX_DIMENSIONS:
         raise ValueError(f"{function}: weight must have at most {MAX_DIMENSIONS} dimensions, got {rank}")
@@ -122,39 +118,62 @@ def _by_dimension(function: str, weight: torch.Tensor, source: torch.Tensor, map
         )
     if not isinstance(maps, Mapping):
         raise TypeError(f"{function}: maps must be a dict from dimensions to maps, got {maps!r}")
-    by_dim: list[Map] = [Identity()] * rank
+    given: dict[int, Map] = {}
     for dim, map in maps.items():
         if not isinstance(map, Map):
             raise TypeError(f"{function}: maps must hold maps such as Tile(), got {map!r} for dimension {dim}")
         position = check.dimension(function, "a key of maps", dim, rank)
-        if not isinstance(by_dim[position], Identity):
+        if position in given:
             raise ValueError(f"{function}: maps must name each dimension once, got dimension {position} twice")
+        given[position] = map
+    return tuple(given.items())
+
+
+# Cached: a model's weights come with the same few maps and shapes at every step.
+@functools.lru_cache(maxsize=1024)
+def _encode(
+    function: str,
+    given: tuple[tuple[int, Map], ...],
+    source_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    source_dtype: torch.dtype,
+    weight_dtype: torch.dtype,
+    scale: float,
+) -> tuple[list[int], list[int], list[int], list[torch.Tensor]]:
+    """The operator's kinds, starts, rescales and index, once sizes and dtypes are found to fit the maps."""
+    by_dim: list[Map] = [Identity()] * len(weight_shape)
+    for position, map in given:
         by_dim[position] = map
-    for dim, (map, n, m) in enumerate(zip(by_dim, source.shape, weight.shape, strict=True)):
+    sizes = list(zip(source_shape, weight_shape, strict=True))
+    for dim, (map, (n, m)) in enumerate(zip(by_dim, sizes, strict=True)):
         rule = map.misfit(n, m)
         if rule is not None:
             through = "" if isinstance(map, Identity) else f" through {type(map).__name__}"
             raise ValueError(
                 f"{function}: source must {rule}, got size {n} in dimension {dim} for a weight of size {m}{through}"
             )
-    return by_dim
+    copies = scale == 1.0 and all(map.copies(n, m) for map, (n, m) in zip(by_dim, sizes, strict=True))
+    _check_dtypes(function, source_dtype, weight_dtype, copies)
+    return (
+        [KINDS.index(map.kind) for map in by_dim],
+        [map.start_for(n, m) for map, (n, m) in zip(by_dim, sizes, strict=True)],
+        [RESCALES.index(map.rescaling) for map in by_dim],
+        [map.table for map in by_dim if isinstance(map, Select)],
+    )
 
 
-def _check_dtypes(
-    function: str, weight: torch.Tensor, source: torch.Tensor, by_dim: Sequence[Map], scale: float
-) -> None:
-    if weight.dtype in check.COMPUTE_DTYPES and source.dtype in check.COMPUTE_DTYPES:
+def _check_dtypes(function: str, source: torch.dtype, weight: torch.dtype, copies: bool) -> None:
+    if weight in check.COMPUTE_DTYPES and source in check.COMPUTE_DTYPES:
         return
-    if weight.dtype != source.dtype:
+    if weight != source:
         raise TypeError(
-            f"{function}: source must have the dtype of weight, {check.name(weight.dtype)}, unless both are "
-            f"float64, float32, float16 or bfloat16, got {check.name(source.dtype)}; convert it with source.to"
+            f"{function}: source must have the dtype of weight, {check.name(weight)}, unless both are "
+            f"float64, float32, float16 or bfloat16, got {check.name(source)}; convert it with source.to"
         )
-    copies = all(map.copies(n, m) for map, n, m in zip(by_dim, source.shape, weight.shape, strict=True))
-    if scale != 1.0 or not copies:
+    if not copies:
         raise TypeError(
             f"{function}: weight must be float64, float32, float16 or bfloat16 to be scaled, averaged or resized, "
-            f"got {check.name(weight.dtype)}"
+            f"got {check.name(weight)}"
         )
 
 

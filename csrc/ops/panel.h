@@ -200,6 +200,15 @@ CW_INLINE void copy_bytes(char* dst, const char* src, int64_t bytes) {
   }
 }
 
+// Rows of `bytes` whose first `period` bytes are there and repeat: what is filled doubles with each copy.
+CW_CLONES inline void repeat_rows(char* dst, int64_t rows, int64_t stride, int64_t period, int64_t bytes) {
+  for (int64_t row = 0; row < rows; ++row, dst += stride) {
+    for (int64_t filled = period; filled < bytes; filled *= 2) {
+      copy_bytes(dst + filled, dst, std::min(filled, bytes - filled));
+    }
+  }
+}
+
 #if defined(__SSE2__)
 constexpr bool kCanStream = true;
 // Past the caches; the source may lie in them.

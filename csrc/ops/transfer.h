@@ -82,7 +82,7 @@ inline bool mergeable(const Dim& outer, const Dim& inner, bool absorb) {
   switch (outer.map.kind) {
     case MapKind::Identity: return true;
     case MapKind::Tile:
-    case MapKind::Strided: return absorb && outer.map.rescale != Rescale::Exact;
+    case MapKind::Strided:
     case MapKind::Offset: return absorb;
     default: return false;
   }

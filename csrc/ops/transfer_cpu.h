@@ -174,7 +174,9 @@ class TransferPanels {
     const int64_t period = dim.map.n;
     for (int64_t j = begin; j < end;) {
       if (dim.map.kind == MapKind::Tile && j - begin >= period && repeats(outer)) {
-        repeat(outer.base + (outer.dst + j) * t_.dst_item, period, end - j, row);
+        const int64_t start = (outer.dst + j - period) * t_.dst_item;
+        repeat_rows(outer.base + start, row.size, row.dst * t_.dst_item, period * t_.dst_item,
+                    (end - j + period) * t_.dst_item);
         return;
       }
       const Span span = span_of(dim.map, j, t_.wide);
@@ -190,32 +192,6 @@ class TransferPanels {
   // Whether what a period's first pass wrote can be copied from there.
   bool repeats(const Cursor& outer) const {
     return outer.reached && t_.dims[run_].dst_stride == 1 && t_.spreads == 0 && plane_ < 0;
-  }
-
-  // Continues the period that ends at `to` over `size` positions more. Several periods together make fewer, longer
-  // copies.
-  void repeat(char* to, int64_t period, int64_t size, const Axis& row) const {
-    const int64_t most = std::max<int64_t>(1, kInlineBytes / (period * t_.dst_item)) * period;
-    const char* const from = to - period * t_.dst_item;
-    size = copies(to, from, period, std::min(size, most - period), size, row);
-    size = copies(to, from, most, size - size % most, size, row);
-    copies(to, from, size, size, size, row);
-  }
-
-  // Writes `written` positions from `to` on as copies of the `length` positions at `from`, moves `to` behind them and
-  // returns how many of `size` are left.
-  int64_t copies(char*& to, const char* from, int64_t length, int64_t written, int64_t size, const Axis& row) const {
-    if (length == 0 || written < length) return size;
-    Panel p;
-    p.dst = to;
-    p.src = from;
-    p.plane = Axis{written / length, length, 0};
-    p.row = Axis{row.size, row.dst, row.dst};
-    p.run = Axis{length, 1, 1};
-    loops_.copy(p);
-    written -= written % length;
-    to += written * t_.dst_item;
-    return size - written;
   }
 
   void panel(const Cursor& cursor, const Axis& row, const Axis& run) const {
