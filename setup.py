@@ -14,7 +14,7 @@ STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 # Vectors of the clones never cross a call, so that their ABI (psabi) is no matter.
 # The meaning is one rounded operation at a time; strict aliasing would forbid panels of integers over floats.
 EXACT = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing"]
-CPP_FLAGS = ["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi", *EXACT]
+CPP_FLAGS = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi", *EXACT]
 HEADERS = [str(path) for path in sorted(Path("csrc").rglob("*.h"))]
 
 
@@ -80,12 +80,22 @@ def extensions() -> list[Extension]:
     return found
 
 
-def build_command() -> dict[str, type]:
-    if os.environ.get("CW_NATIVE") == "0":
+def forget_left_out(built: list[Extension]) -> None:
+    """Delete what an earlier build left behind and this one leaves out: it would go into the wheel all the same."""
+    names = {extension.name.split(".")[-1] for extension in built}
+    for library in Path("build").glob("lib*/convweights/_*.so"):
+        if library.name.split(".")[0] not in names:
+            library.unlink()
+
+
+def build_commands(built: list[Extension]) -> dict[str, type]:
+    if not built:
         return {}
     from torch.utils.cpp_extension import BuildExtension
 
-    return {"build_ext": BuildExtension.with_options(no_python_abi_suffix=False)}
+    return {"build_ext": BuildExtension}
 
 
-setup(ext_modules=extensions(), cmdclass=build_command())
+built = extensions()
+forget_left_out(built)
+setup(ext_modules=built, cmdclass=build_commands(built))

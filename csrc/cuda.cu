@@ -34,9 +34,7 @@ void transfer_(Tensor weight, const Tensor source, const Ints kinds, const Ints 
   const cudaStream_t stream = static_cast<cudaStream_t>(handle);
   if (is_compaction(t) && weight.is_contiguous() && source.is_contiguous()) {
     const Compaction c = make_compaction(t);
-    with_unit_of(c, [&](auto unit) {
-      launch_compaction<typename decltype(unit)::type>(c, kMostElements, stream);
-    });
+    with_unit_of(c, [&](auto unit) { launch_compaction<typename decltype(unit)::type>(c, kMostElements, stream); });
   } else {
     transfer_cuda(t, stream);
   }

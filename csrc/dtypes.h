@@ -17,10 +17,14 @@ struct Type {
 template <class Body>
 auto with_compute_type(Dtype type, const Body& body) {
   switch (type) {
-    case Dtype::Float64: return body(Type<double>{});
-    case Dtype::Float16: return body(Type<Half>{});
-    case Dtype::BFloat16: return body(Type<BFloat16>{});
-    default: return body(Type<float>{});
+    case Dtype::Float64:
+      return body(Type<double>{});
+    case Dtype::Float16:
+      return body(Type<Half>{});
+    case Dtype::BFloat16:
+      return body(Type<BFloat16>{});
+    default:
+      return body(Type<float>{});
   }
 }
 
@@ -32,11 +36,16 @@ struct Pair64 {
 template <class Body>
 auto with_raw_type(int64_t bytes, const Body& body) {
   switch (bytes) {
-    case 1: return body(Type<uint8_t>{});
-    case 2: return body(Type<uint16_t>{});
-    case 4: return body(Type<uint32_t>{});
-    case 8: return body(Type<uint64_t>{});
-    default: return body(Type<Pair64>{});
+    case 1:
+      return body(Type<uint8_t>{});
+    case 2:
+      return body(Type<uint16_t>{});
+    case 4:
+      return body(Type<uint32_t>{});
+    case 8:
+      return body(Type<uint64_t>{});
+    default:
+      return body(Type<Pair64>{});
   }
 }
 

@@ -63,9 +63,15 @@ CW_HD Window resize_window(int64_t n, int64_t m, int64_t j, bool wide) {
 CW_HD Window window_of(const Map& map, int64_t j, bool wide) {
   Window window;
   switch (map.kind) {
-    case MapKind::Identity: window.first = j; break;
-    case MapKind::Tile: window.first = j % map.n; break;
-    case MapKind::Interleave: window.first = j * map.n / map.m; break;
+    case MapKind::Identity:
+      window.first = j;
+      break;
+    case MapKind::Tile:
+      window.first = j % map.n;
+      break;
+    case MapKind::Interleave:
+      window.first = j * map.n / map.m;
+      break;
     case MapKind::Blocks:
       window.first = ceil_div(j * map.n, map.m);
       window.count = ceil_div((j + 1) * map.n, map.m) - window.first;
@@ -79,8 +85,12 @@ CW_HD Window window_of(const Map& map, int64_t j, bool wide) {
       window.first = j + map.start;
       window.count = window.first >= 0 && window.first < map.n ? 1 : 0;
       break;
-    case MapKind::Select: window.first = selected(map, j); break;
-    case MapKind::Resize: window = resize_window(map.n, map.m, j, wide); break;
+    case MapKind::Select:
+      window.first = selected(map, j);
+      break;
+    case MapKind::Resize:
+      window = resize_window(map.n, map.m, j, wide);
+      break;
     case MapKind::Mean:
       window.first = 0;
       window.count = map.n;
@@ -121,7 +131,9 @@ inline Span span_of(const Map& map, int64_t j, bool wide) {
   const int64_t first = span.window.first;
   const int64_t rest = map.m - j;
   switch (map.kind) {
-    case MapKind::Identity: span.length = rest; break;
+    case MapKind::Identity:
+      span.length = rest;
+      break;
     case MapKind::Tile: {
       // Positions before m mod n have one copy more than those after it.
       const int64_t more = map.rescale == Rescale::Exact ? map.m % map.n : 0;
@@ -143,7 +155,9 @@ inline Span span_of(const Map& map, int64_t j, bool wide) {
         span.advance = map.n / map.m;
       }
       break;
-    case MapKind::Strided: span.length = j < map.n % map.m ? map.n % map.m - j : rest; break;
+    case MapKind::Strided:
+      span.length = j < map.n % map.m ? map.n % map.m - j : rest;
+      break;
     case MapKind::Offset:
       if (span.window.count == 1) {
         span.length = map.n - first;
@@ -155,7 +169,8 @@ inline Span span_of(const Map& map, int64_t j, bool wide) {
       while (span.length < rest && selected(map, j + span.length) == first + span.length) ++span.length;
       break;
     case MapKind::Resize:
-    case MapKind::Mean: break;
+    case MapKind::Mean:
+      break;
   }
   if (span.length > rest) span.length = rest;
   return span;

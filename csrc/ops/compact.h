@@ -21,9 +21,7 @@ struct Compaction {
   bool overlaps_itself(int64_t row) const { return source(row) < target(row) + to; }
   // Row 0 stays where it is if it starts there.
   int64_t first() const { return start == 0 ? 1 : 0; }
-  int64_t wave_end(int64_t row) const {
-    return std::min(rows, std::max(row + 1, (row * from + start) / to));
-  }
+  int64_t wave_end(int64_t row) const { return std::min(rows, std::max(row + 1, (row * from + start) / to)); }
 };
 
 // Whether the problem is a truncation of a tensor within itself; only that reads and writes the same place twice.

@@ -123,8 +123,8 @@ CW_INLINE void for_each_tap(const Panel& p, const Body& body) {
 template <int N>
 using Width = std::integral_constant<int, N>;
 
-// body(width, i) for pieces of a constant width, straight SIMD code, that together cover 0 .. size - 1. The last one may
-// cover positions a second time, which keeps short runs from crawling through a tail.
+// body(width, i) for pieces of a constant width, straight SIMD code, that together cover 0 .. size - 1. The last one
+// may cover positions a second time, which keeps short runs from crawling through a tail.
 template <class Body>
 CW_INLINE void for_each_piece(int64_t size, const Body& body) {
   const auto pieces = [&](auto width) CW_INLINE_LAMBDA {
@@ -358,8 +358,8 @@ CW_INLINE void convert_rows(const Panel& p, C factor) {
 template <class D, class S, class C>
 CW_CLONES void convert_panel(const Panel& p) {
   const C factor = static_cast<C>(p.factor);
-  constexpr bool kHalf = (std::is_same_v<D, Half> && std::is_same_v<S, float>) ||
-                         (std::is_same_v<D, float> && std::is_same_v<S, Half>);
+  constexpr bool kHalf =
+      (std::is_same_v<D, Half> && std::is_same_v<S, float>) || (std::is_same_v<D, float> && std::is_same_v<S, Half>);
   if constexpr (kHalf) {
     if (p.run.dst == 1 && p.run.src == 1 && p.run.size >= 8 && runs_of_half()) {
       const Rows rows(p);

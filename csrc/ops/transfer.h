@@ -80,11 +80,14 @@ inline bool mergeable(const Dim& outer, const Dim& inner, bool absorb) {
     return false;
   }
   switch (outer.map.kind) {
-    case MapKind::Identity: return true;
+    case MapKind::Identity:
+      return true;
     case MapKind::Tile:
     case MapKind::Strided:
-    case MapKind::Offset: return absorb;
-    default: return false;
+    case MapKind::Offset:
+      return absorb;
+    default:
+      return false;
   }
 }
 

@@ -54,8 +54,7 @@ class TransferPanels {
     cursor.base = scratch;
     cursor.dst -= origin;
     rows(cursor, row_begin, row_end, run_begin, run_end);
-    stream_bytes(t_.dst + origin * t_.dst_item, scratch,
-                 (row_end - row_begin) * (run_end - run_begin) * t_.dst_item);
+    stream_bytes(t_.dst + origin * t_.dst_item, scratch, (row_end - row_begin) * (run_end - run_begin) * t_.dst_item);
   }
 
  private:
@@ -87,11 +86,16 @@ class TransferPanels {
     switch (map.kind) {
       case MapKind::Identity:
       case MapKind::Strided:
-      case MapKind::Offset: return map.m;
-      case MapKind::Tile: return std::min(map.n, map.m);
-      case MapKind::Interleave: return map.n % map.m == 0 ? map.m : std::max<int64_t>(1, map.m / map.n);
-      case MapKind::Blocks: return map.n % map.m == 0 ? map.m : 1;
-      default: return 1;
+      case MapKind::Offset:
+        return map.m;
+      case MapKind::Tile:
+        return std::min(map.n, map.m);
+      case MapKind::Interleave:
+        return map.n % map.m == 0 ? map.m : std::max<int64_t>(1, map.m / map.n);
+      case MapKind::Blocks:
+        return map.n % map.m == 0 ? map.m : 1;
+      default:
+        return 1;
     }
   }
 
@@ -110,8 +114,8 @@ class TransferPanels {
       }
     }
     for (int d = run_ - 1; d >= 0 && !across_; --d) {
-      if (row_ < 0 || (typical_span(t_.dims[row_].map) < 8 &&
-                       typical_span(t_.dims[d].map) > typical_span(t_.dims[row_].map))) {
+      if (row_ < 0 ||
+          (typical_span(t_.dims[row_].map) < 8 && typical_span(t_.dims[d].map) > typical_span(t_.dims[row_].map))) {
         row_ = d;
       }
     }

@@ -51,7 +51,8 @@ inline int64_t pack_of(const Transfer& t, int64_t width) {
   const int64_t last = t.loops() - 1;
   if (last < 0 || t.spreads > 0) return 1;
   const Dim& run = t.dims[last];
-  if (run.map.kind != MapKind::Identity || run.dst_stride != 1 || run.src_stride != 1 || run.size % width != 0) return 1;
+  if (run.map.kind != MapKind::Identity || run.dst_stride != 1 || run.src_stride != 1 || run.size % width != 0)
+    return 1;
   for (int d = 0; d < last; ++d) {
     if (t.dims[d].dst_stride % width != 0 || t.dims[d].src_stride % width != 0) return 1;
   }

@@ -1,5 +1,6 @@
 // The CUDA kernels on the host: every block and thread of a launch in turn, under AddressSanitizer. Reads cases from
-// standard input and writes each target's storage, as it then is, to standard output. test_cuda_on_host.py speaks to it.
+// standard input and writes each target's storage, as it then is, to standard output. test_cuda_on_host.py speaks to
+// it.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
