@@ -7,6 +7,7 @@ import datetime
 import json
 import math
 import platform
+import random
 import statistics
 import subprocess
 import time
@@ -100,10 +101,11 @@ def measure(case: Case, *, rounds: int, least: float) -> list[dict[str, Any]]:
         sample(contender, 2)
         numbers.append(max(1, math.ceil(least / sample(contender, 2))))
     times: list[list[float]] = [[] for _ in contenders]
-    for turn in range(rounds):
-        # Each round starts with another contender, so that nobody always follows the same one.
-        for place in range(len(contenders)):
-            who = (turn + place) % len(contenders)
+    order, shuffled = list(range(len(contenders))), random.Random(0)
+    for _ in range(rounds):
+        # Another order each round, so that nobody always follows the same one, in its caches and threads.
+        shuffled.shuffle(order)
+        for who in order:
             times[who].append(sample(contenders[who], numbers[who]))
     rows = []
     for contender, taken in zip(contenders, times, strict=True):

@@ -47,7 +47,7 @@ Layouts = Annotated[
 ]
 Dtype = Annotated[str | None, typer.Option(help="float64, float32, float16 or bfloat16 for all floating tensors.")]
 Like = Annotated[Path | None, typer.Option(help="A checkpoint whose values 'keep' keeps.", show_default=False)]
-Rules = Annotated[Path | None, typer.Option(help=r"A TOML file of \[[rule]] tables.", show_default=False)]
+Rules = Annotated[Path | None, typer.Option(help=r"A TOML file of rules.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")]
 NoFsync = Annotated[bool, typer.Option("--no-fsync", help="Do not wait until DST is on the disk.")]
 

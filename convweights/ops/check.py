@@ -109,6 +109,8 @@ def choice(function: str, argument: str, value: Any, allowed: tuple[str, ...]) -
 
 def overlaps_itself(tensor: torch.Tensor) -> bool:
     """Whether two elements share memory. Exact where strides nest, as those of views do; else it errs towards yes."""
+    if tensor.is_contiguous():
+        return False
     span = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size == 1:
@@ -123,6 +125,8 @@ def overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors share memory, decided exactly by numpy on addresses; too hard to decide counts as yes."""
     if torch.compiler.is_compiling() or a.numel() == 0 or b.numel() == 0:
         return False
+    if a.is_contiguous() and b.is_contiguous():
+        return a.data_ptr() < b.data_ptr() + b.nbytes and b.data_ptr() < a.data_ptr() + a.nbytes
     first, second = a.untyped_storage(), b.untyped_storage()
     if (
         first.data_ptr() >= second.data_ptr() + second.nbytes()

@@ -10,7 +10,7 @@
 #include <type_traits>
 
 #include "../element/cascade.h"
-#include "../element/half_runs.h"
+#include "../element/narrow_runs.h"
 
 namespace convweights {
 
@@ -358,13 +358,13 @@ CW_INLINE void convert_rows(const Panel& p, C factor) {
 template <class D, class S, class C>
 CW_CLONES void convert_panel(const Panel& p) {
   const C factor = static_cast<C>(p.factor);
-  constexpr bool kHalf =
-      (std::is_same_v<D, Half> && std::is_same_v<S, float>) || (std::is_same_v<D, float> && std::is_same_v<S, Half>);
-  if constexpr (kHalf) {
-    if (p.run.dst == 1 && p.run.src == 1 && p.run.size >= 8 && runs_of_half()) {
+  // float32 and the two 16-bit types among each other.
+  if constexpr (std::is_same_v<C, float> && !(std::is_same_v<D, float> && std::is_same_v<S, float>)) {
+    if (p.run.dst == 1 && p.run.src == 1 && p.run.size >= 16 && narrow_runs()) {
       const Rows rows(p);
+      const int64_t size = p.run.size;
       rows([&](int64_t to, int64_t from) CW_INLINE_LAMBDA {
-        convert_run(reinterpret_cast<D*>(p.dst) + to, reinterpret_cast<const S*>(p.src) + from, p.run.size, factor);
+        convert_run(reinterpret_cast<D*>(p.dst) + to, reinterpret_cast<const S*>(p.src) + from, size, factor);
       });
       return;
     }
