@@ -63,7 +63,7 @@ def cuda_extension(home: Path) -> Extension:
             "nvcc": ["-O3", "-std=c++20", "--fmad=false", "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden", STABLE_ABI],
         },
         extra_link_args=["-Wl,--no-as-needed", "-ltorch", "-Wl,--exclude-libs,libcudart_static.a"],
-        depends=[*HEADERS],
+        depends=HEADERS,
     )
 
 
@@ -81,9 +81,9 @@ def extensions() -> list[Extension]:
 
 
 def forget_left_out(built: list[Extension]) -> None:
-    """Delete what an earlier build left behind and this one leaves out: it would go into the wheel all the same."""
+    """Delete what an earlier build left behind and this one leaves out: it would be packed, or loaded, all the same."""
     names = {extension.name.split(".")[-1] for extension in built}
-    for library in Path("build").glob("lib*/convweights/_*.so"):
+    for library in [*Path("build").glob("lib*/convweights/_*.so"), *Path("convweights").glob("_*.so")]:
         if library.name.split(".")[0] not in names:
             library.unlink()
 

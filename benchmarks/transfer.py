@@ -12,7 +12,7 @@ from harness import Case, main
 
 import convweights as cw
 from convweights import maps
-from convweights.ops.transfer import reference_transfer_
+from convweights.ops.transfer_reference import reference_transfer_
 
 
 def _reference(output: torch.Tensor, source: torch.Tensor, by_dim: dict[int, cw.Map]) -> torch.Tensor:

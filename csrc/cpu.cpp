@@ -3,6 +3,8 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "ops/compact.h"
+#include "ops/panel_compute.h"
+#include "ops/panel_copy.h"
 #include "ops/transfer_cpu.h"
 #include "ops/transfer_op.h"
 

@@ -13,7 +13,6 @@ __attribute__((weak)) void torch_c10_cuda_free_error_msg(char* error_msg);
 
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/macros.h>
 
 #include <string>
 
@@ -38,7 +37,6 @@ void transfer_(Tensor weight, const Tensor source, const Ints kinds, const Ints 
   } else {
     transfer_cuda(t, stream);
   }
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 void check_cuda_symbols() {

@@ -23,7 +23,7 @@ auto with_compute_type(Dtype type, const Body& body) {
       return body(Type<Half>{});
     case Dtype::BFloat16:
       return body(Type<BFloat16>{});
-    default:
+    default:  // Float32; nobody asks for the type of what is only copied
       return body(Type<float>{});
   }
 }

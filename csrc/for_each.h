@@ -6,6 +6,7 @@
 
 #if defined(__CUDACC__)
 #include <cuda_runtime.h>
+#include <torch/csrc/stable/macros.h>
 #endif
 
 namespace convweights {
@@ -21,6 +22,7 @@ constexpr int64_t kStageBytes = 32768;
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), unsigned blocks, cudaStream_t stream, Arguments... arguments) {
   kernel<<<blocks, kThreads, 0, stream>>>(arguments...);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 #endif
 

@@ -7,6 +7,12 @@
 
 namespace {
 
+#if defined(__clang__)
+constexpr const char* kCompiler = "";  // clang's version names it
+#else
+constexpr const char* kCompiler = "g++ ";
+#endif
+
 std::string simd_level() {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
   __builtin_cpu_init();
@@ -21,7 +27,7 @@ std::string simd_level() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "CPU kernels of convweights";
   m.def("simd_level", &simd_level, "The instruction set whose clones of the loops this processor runs.");
-  m.def("compiler", [] { return std::string("g++ ") + __VERSION__; });
+  m.def("compiler", [] { return std::string(kCompiler) + __VERSION__; });
   // In the order of MapKind and Rescale of element/maps.h.
   m.def("map_kinds", [] {
     return pybind11::make_tuple("identity", "tile", "interleave", "blocks", "strided", "offset", "select", "resize",

@@ -12,7 +12,7 @@ from oracle import COMPUTE_DTYPES, computed_positions
 
 import convweights as cw
 from convweights.maps import KINDS, RESCALES, Identity, Map
-from convweights.ops.transfer import reference_transfer_
+from convweights.ops.transfer_reference import reference_transfer_
 
 COPY_ONLY_DTYPES = tuple(
     getattr(torch, name)

@@ -259,6 +259,5 @@ def _memory_format(source: torch.Tensor) -> torch.memory_format:
 def _check_window(function: str, start: int, count: int, size: int, dim: int) -> None:
     if start + count > size:
         raise ValueError(
-            f"{function}: start + the channels taken must be at most the {size} channels of dimension {dim}, "
-            f"got {start} + {count}"
+            f"{function}: start must leave {count} of the {size} channels of dimension {dim} to take, got {start}"
         )

@@ -17,10 +17,6 @@ def name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def describe(tensor: torch.Tensor) -> str:
-    return f"{name(tensor.dtype)} {tuple(tensor.shape)}"
-
-
 def dense(function: str, argument: str, value: Any) -> None:
     """A strided tensor that holds data."""
     if not isinstance(value, torch.Tensor):
@@ -96,9 +92,13 @@ def integer(function: str, argument: str, value: Any, *, least: int | None = Non
 def finite(function: str, argument: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{function}: {argument} must be a number, got {value!r}")
-    if not -math.inf < value < math.inf:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise ValueError(f"{function}: {argument} must be finite, got {value!r}")
-    return float(value)
+    return number
 
 
 def choice(function: str, argument: str, value: Any, allowed: tuple[str, ...]) -> str:
@@ -122,7 +122,10 @@ def overlaps_itself(tensor: torch.Tensor) -> bool:
 
 
 def overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors share memory, decided exactly by numpy on addresses; too hard to decide counts as yes."""
+    """Whether two tensors share memory, decided exactly by numpy on addresses; too hard to decide counts as yes.
+
+    Under torch.compile tensors have no addresses, and the answer is no.
+    """
     if torch.compiler.is_compiling() or a.numel() == 0 or b.numel() == 0:
         return False
     if a.is_contiguous() and b.is_contiguous():

@@ -125,11 +125,12 @@ struct Span {
   Window window;
 };
 
-inline Span span_of(const Map& map, int64_t j, bool wide) {
+// The stretch from j on, of `most` positions at the most.
+inline Span span_of(const Map& map, int64_t j, int64_t most, bool wide) {
   Span span;
   span.window = window_of(map, j, wide);
   const int64_t first = span.window.first;
-  const int64_t rest = map.m - j;
+  const int64_t rest = most < map.m - j ? most : map.m - j;
   switch (map.kind) {
     case MapKind::Identity:
       span.length = rest;

@@ -34,6 +34,7 @@ inline bool is_compaction(const Transfer& t) {
     if (map.kind == MapKind::Offset && (map.start < 0 || map.start + map.m > map.n)) return false;
     offsets += map.kind == MapKind::Offset ? 1 : 0;
     if (map.kind != MapKind::Offset && map.kind != MapKind::Identity) return false;
+    if (map.rescale != Rescale::None) return false;
   }
   return offsets == 1 && t.scale == 1.0 && t.same_type;
 }

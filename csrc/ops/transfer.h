@@ -123,7 +123,6 @@ inline void reduce(Transfer& t, bool absorb) {
     Dim& outer = t.dims[d - 1];
     const Dim& inner = t.dims[d];
     if (!mergeable(outer, inner, absorb)) continue;
-    if (outer.map.kind == MapKind::Identity) outer.position = inner.position;
     outer.map.n *= inner.map.n;
     outer.map.m *= inner.map.m;
     outer.map.start *= inner.map.n;
@@ -149,12 +148,6 @@ inline void reduce(Transfer& t, bool absorb) {
 template <class T, int N>
 struct alignas(sizeof(T) * N > 16 ? 16 : sizeof(T) * N) Pack {
   T at[N];
-};
-
-// The type of a pure copy: no arithmetic, any element of that many bytes.
-template <int Bytes>
-struct alignas(Bytes) Raw {
-  char bytes[Bytes];
 };
 
 // The indices of a launch's Select dimensions travel with its arguments: no device memory, no copy, no wait.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "panel.h"
+#include "panel_copy.h"
 #include "transfer.h"
 
 namespace convweights {
@@ -30,7 +31,7 @@ class TransferPanels {
   void operator()(int64_t unit) const {
     Cursor cursor;
     cursor.base = t_.dst;
-    for (int d = t_.loops(); d < t_.rank; ++d) cursor.take(t_, d, span_of(t_.dims[d].map, 0, t_.wide));
+    for (int d = t_.loops(); d < t_.rank; ++d) cursor.take(t_, d, span_of(t_.dims[d].map, 0, 1, t_.wide));
     int64_t rest = unit;
     int64_t row_begin = 0;
     if (!across_) row_begin = digit(rest, row_blocks_) * row_block_;
@@ -38,7 +39,7 @@ class TransferPanels {
     for (int d = t_.loops() - 1; d >= 0; --d) {
       if (d == run_ || d == row_ || d == plane_) continue;
       const int64_t j = digit(rest, t_.dims[d].size);
-      cursor.take(t_, d, span_of(t_.dims[d].map, j, t_.wide));
+      cursor.take(t_, d, span_of(t_.dims[d].map, j, 1, t_.wide));
       cursor.dst += j * t_.dims[d].dst_stride;
     }
     if (across_) row_begin = rest * row_block_;
@@ -159,11 +160,11 @@ class TransferPanels {
     }
     const Dim& dim = t_.dims[row_];
     for (int64_t j = begin; j < end;) {
-      const Span span = span_of(dim.map, j, t_.wide);
+      const Span span = span_of(dim.map, j, end - j, t_.wide);
       Cursor cursor = outer;
       cursor.take(t_, row_, span);
       cursor.dst += j * dim.dst_stride;
-      const int64_t size = std::min(span.length, end - j);
+      const int64_t size = span.length;
       runs(cursor, Axis{size, dim.dst_stride, span.advance * dim.src_stride}, run_begin, run_end);
       j += size;
     }
@@ -183,8 +184,8 @@ class TransferPanels {
                     (end - j + period) * t_.dst_item);
         return;
       }
-      const Span span = span_of(dim.map, j, t_.wide);
-      const int64_t size = std::min(span.length, end - j);
+      const Span span = span_of(dim.map, j, end - j, t_.wide);
+      const int64_t size = span.length;
       Cursor cursor = outer;
       cursor.take(t_, run_, span);
       cursor.dst += j * dim.dst_stride;

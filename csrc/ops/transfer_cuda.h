@@ -1,6 +1,8 @@
 // transfer on CUDA: cuts the reduced problem into launches. Compiled by nvcc, and by the tests for the host.
 #pragma once
 
+#include <algorithm>
+
 #include "../for_each.h"
 #include "compact.h"
 #include "transfer.h"
@@ -10,14 +12,16 @@ namespace convweights {
 // Calls body(box, table) for boxes of the target that together are all of it, each small enough for one launch: for
 // 32-bit indices and for the table of the Select dimensions' indices.
 template <class Body>
-void for_each_box(Transfer t, int64_t most_elements, const Body& body) {
+void for_each_box(Transfer t, int64_t most_elements, int64_t pack, const Body& body) {
   int selects = 0;
   for (int d = 0; d < t.loops(); ++d) selects += t.dims[d].map.kind == MapKind::Select ? 1 : 0;
   int64_t size[kMaxDims];
   int64_t elements = 1;
   // The last dimensions whole as long as they fit, then a part of one, then single positions.
   for (int d = t.loops() - 1; d >= 0; --d) {
-    size[d] = std::min(t.dims[d].size, most_elements / elements);
+    size[d] = std::min(t.dims[d].size, std::max<int64_t>(1, most_elements / elements));
+    // A run that is cut is cut between packs.
+    if (d == t.loops() - 1) size[d] = std::min(t.dims[d].size, std::max(pack, size[d] / pack * pack));
     if (t.dims[d].map.kind == MapKind::Select) size[d] = std::min<int64_t>(size[d], IndexTable::kSize / selects);
     elements *= size[d];
   }
@@ -64,7 +68,7 @@ inline int64_t pack_of(const Transfer& t, int64_t width) {
 
 template <class D, class S, class C, int V, class Stream>
 void launch_boxes(const Transfer& t, int64_t most_elements, Stream stream) {
-  for_each_box(t, most_elements, [&](const Transfer& box, const IndexTable& table) {
+  for_each_box(t, most_elements, V, [&](const Transfer& box, const IndexTable& table) {
     for_each_element(TransferElement<D, S, C, V>{box, table}, count_of(box) / V, stream);
   });
 }
@@ -72,7 +76,6 @@ void launch_boxes(const Transfer& t, int64_t most_elements, Stream stream) {
 template <class D, class S, class C, class Stream>
 void launch_packed(const Transfer& t, int64_t most_elements, Stream stream) {
   constexpr int kWidth = static_cast<int>(16 / std::min(sizeof(D), sizeof(S)));
-  // A box cuts the run only where the run alone is more than a launch; a power of two keeps its parts whole packs.
   if (kWidth > 1 && pack_of(t, kWidth) == kWidth) {
     launch_boxes<D, S, C, kWidth>(t, most_elements, stream);
   } else {
@@ -94,7 +97,8 @@ struct MoveRows {
   }
 };
 
-// All rows front to back by one block, a stage at a time: for many small waves, and for rows that overlap themselves.
+// All rows front to back by one block, a stage at a time: for many small waves, for rows that overlap themselves, and
+// for rows of more elements than a launch has.
 template <class T>
 struct WalkRows {
   Compaction c;
@@ -122,7 +126,8 @@ struct WalkRows {
 
 constexpr int kMostWaves = 64;
 
-inline bool walks(const Compaction& c) {
+inline bool walks(const Compaction& c, int64_t units, int64_t most_elements) {
+  if (units > most_elements) return true;
   int waves = 0;
   for (int64_t row = c.first(); row < c.rows; row = c.wave_end(row)) {
     if (c.overlaps_itself(row) || ++waves > kMostWaves) return true;
@@ -132,13 +137,13 @@ inline bool walks(const Compaction& c) {
 
 template <class T, class Stream>
 void launch_compaction(const Compaction& c, int64_t most_elements, Stream stream) {
-  if (walks(c)) {
+  const int64_t units = c.to / static_cast<int64_t>(sizeof(T));
+  if (walks(c, units, most_elements)) {
     const int64_t stages = ceil_div(c.to, kStageBytes);
     for_each_phase(WalkRows<T>{c, c.first(), stages}, (c.rows - c.first()) * stages * 2, stream);
     return;
   }
-  const int64_t units = c.to / static_cast<int64_t>(sizeof(T));
-  const int64_t rows = std::max<int64_t>(1, most_elements / units);
+  const int64_t rows = most_elements / units;
   for (int64_t row = c.first(); row < c.rows;) {
     const int64_t end = std::min(c.wave_end(row), row + rows);
     for_each_element(MoveRows<T>{c, row, units}, (end - row) * units, stream);
@@ -157,8 +162,9 @@ void with_unit_of(const Compaction& c, const Body& body) {
 
 template <class Stream>
 void transfer_cuda(Transfer t, Stream stream, int64_t most_elements = kMostElements) {
+  const bool copies = only_copies(t);
   reduce(t, /*absorb=*/false);
-  if (only_copies(t)) {
+  if (copies) {
     with_raw_type(t.dst_item, [&](auto raw) {
       using T = typename decltype(raw)::type;
       launch_packed<T, T, void>(t, most_elements, stream);

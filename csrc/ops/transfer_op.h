@@ -1,6 +1,7 @@
 // transfer's operator: from torch's arguments to the reduced problem, for both libraries.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "../check.h"
@@ -32,6 +33,11 @@ inline void check_map(const Map& map) {
            static_cast<int>(map.kind));
   CW_CHECK(map.rescale >= Rescale::None && map.rescale <= Rescale::Exact, "transfer_: rescales must be 0 .. 2, got ",
            static_cast<int>(map.rescale));
+  const bool exact = map.kind >= MapKind::Tile && map.kind <= MapKind::Strided;
+  const bool uniform = exact || map.kind == MapKind::Offset || map.kind == MapKind::Select;
+  CW_CHECK(map.rescale == Rescale::None || (map.rescale == Rescale::Uniform ? uniform : exact),
+           "transfer_: rescales must be ways in which the map rescales, got ", static_cast<int>(map.rescale),
+           " for kind ", static_cast<int>(map.kind));
   const bool averaging = map.kind == MapKind::Blocks || map.kind == MapKind::Strided;
   const bool fits = map.kind == MapKind::Identity ? map.n == map.m
                     : averaging                   ? map.n >= map.m
@@ -84,6 +90,8 @@ inline Transfer make_transfer(const Tensor& weight, const Tensor& source, const 
     dim.dst_stride = weight.stride(d);
     dim.src_stride = source.stride(d);
     check_map(dim.map);
+    // Farther out nothing changes, and sums with it cannot overflow.
+    dim.map.start = std::clamp(dim.map.start, -dim.map.m, dim.map.n);
     if (dim.map.kind == MapKind::Select) {
       CW_CHECK(selects < index.size(), "transfer_: index must hold a tensor for each Select");
       check_index(index[selects], dim.map.n, dim.map.m);

@@ -54,7 +54,9 @@ double read_double() {
 
 // Exactly as long as the storage, so that a byte before or behind it is an error.
 char* read_storage(int64_t bytes) {
-  char* const place = static_cast<char*>(aligned_alloc(16, static_cast<size_t>(bytes + 15) / 16 * 16));
+  void* memory = nullptr;
+  if (posix_memalign(&memory, 16, static_cast<size_t>(bytes)) != 0) exit(3);
+  char* const place = static_cast<char*>(memory);
   if (!read_bytes(place, static_cast<size_t>(bytes))) exit(3);
   return place;
 }
