@@ -35,7 +35,7 @@ InChannels = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=N[:how[:rescale]]",
-        help="Fit input channels. NAME: a tensor, a layer (its weight and bias), a glob or re:... "
+        help="Fit input channels. NAME: a tensor, a layer (its weight, bias and running statistics), a glob or re:... "
         "how: tile, interleave, blocks, strided, truncate, keep, zeros. rescale: none, uniform, exact.",
     ),
 ]

@@ -152,7 +152,7 @@ def bad_transfers() -> list[ErrorInput]:
         row("scale that is text", pair, TypeError, r"scale must be a number, got '2'", scale="2"),
         row("scale complex", pair, TypeError, r"scale must be a number, got 1j", scale=1j),
         row("scale true", pair, TypeError, r"scale must be a number, got True", scale=True),
-        row("fill that is text", pair, ValueError, r"fill must be 'keep', got 'zero'", fill="zero"),
+        row("fill that is text", pair, ValueError, r'fill must be a number or "keep", got .zero.', fill="zero"),
         row("fill that is None", pair, TypeError, r'fill must be a number or "keep", got None', fill=None),
         row(
             "fill too large",

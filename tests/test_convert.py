@@ -205,3 +205,19 @@ def test_ties(tmp_path):
     notes = convert(source, tmp_path / "b.safetensors").notes
     assert notes == ("these share memory in the source and are written separately: embed, head",)
     assert_same_bits(load(tmp_path / "b.safetensors")["head"], shared)
+
+
+@pytest.mark.parametrize("target", ["b.pt", "b.safetensors"])
+def test_values_that_overflow_are_said(tmp_path, target):
+    state = {"large": torch.full((4,), 1e6), "small": torch.ones(4), "endless": torch.full((2,), torch.inf)}
+    torch.save(state, tmp_path / "a.pt")
+    report = convert(tmp_path / "a.pt", tmp_path / target, dtype="float16")
+    assert report.notes == ("finite values became infinite in the cast of large",)
+
+
+@pytest.mark.parametrize("argument", ["overwrite", "fsync"])
+def test_flags_are_booleans(tmp_path, argument):
+    torch.save({"a": torch.ones(1)}, tmp_path / "a.pt")
+    with pytest.raises(TypeError, match=rf"\Aconvert: {argument} must be True or False, got 'no'\Z"):
+        convert(tmp_path / "a.pt", tmp_path / "b.pt", **{argument: "no"})
+    assert not (tmp_path / "b.pt").exists()

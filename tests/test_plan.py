@@ -113,7 +113,7 @@ def test_ties_that_a_rule_splits_are_said(tmp_path):
     shared = torch.ones(4, 4)
     source = save(tmp_path / "a.pt", {"embed": shared, "head": shared, "other": torch.ones(2)})
     result = plan(source, rules=[{"match": "head", "out_channels": 2}])
-    assert result.notes == ("these share memory in the source and are written separately: embed, head",)
+    assert result.notes == ("head shares memory in the source with embed, and is written on its own",)
     assert plan(source).notes == ()
 
 
@@ -313,3 +313,17 @@ def test_the_text_lists_what_changes(source):
     ]
     assert lines[-1].startswith("note: conv1.bias keeps its 8 values")
     assert len(lines) == 2 + 6 + 1
+
+
+def test_a_normalisation_loses_its_statistics_with_its_channels(tmp_path):
+    source = save(tmp_path / "a.pt", torch.nn.ModuleDict({"bn": torch.nn.BatchNorm2d(16)}).state_dict())
+    result = plan(source, rules=[{"match": "bn", "out_channels": 8}])
+    shapes = {tensor.name: tensor.target.shape for tensor in result.tensors}
+    assert shapes.pop("bn.num_batches_tracked") == ()
+    assert set(shapes.values()) == {(8,)}
+
+
+def test_a_prefix_left_out_is_suggested(tmp_path):
+    source = save(tmp_path / "a.pt", {"module.conv1.weight": torch.ones(4, 3, 3, 3)})
+    with pytest.raises(CheckpointError, match=r"did you mean module\.conv1\?"):
+        plan(source, rules=[{"match": "conv1", "in_channels": 4}])

@@ -56,6 +56,9 @@ def convert(
     >>> report.changed[0].how, report.changed[0].scale, report.changed[0].target.shape
     ('in_channels 3 -> 1 blocks', 'sum', (8, 1, 3, 3))
     """
+    for name, value in (("overwrite", overwrite), ("fsync", fsync)):
+        if not isinstance(value, bool):
+            raise TypeError(sentence("convert", name, "be True or False", repr(value)))
     with contextlib.ExitStack() as stack:
         place = path_of("convert", "target", target)
         form = target_format("convert", place)
@@ -64,7 +67,9 @@ def convert(
         checkpoint, _, template, _ = inputs
         planned = draft("convert", *inputs)
         notes = planned.notes + target_notes("convert", planned.tensors, checkpoint, place)
-        _write(place, form, planned, checkpoint, template, fsync=fsync)
+        overflown = _write(place, form, planned, checkpoint, template, fsync=fsync)
+        if overflown:
+            notes += (f"finite values became infinite in the cast of {', '.join(overflown)}",)
         written = place.stat().st_size
         return Report(planned.source, planned.source_format, planned.tensors, notes, place, form, written)
 
@@ -91,24 +96,30 @@ def plan_conversion(
 
 def _write(
     target: Path, form: str, planned: Plan, source: Checkpoint, template: Checkpoint | None, *, fsync: bool
-) -> None:
+) -> list[str]:
+    """Write the file; the names of the tensors in which finite values became infinite."""
     by_name = {tensor.name: tensor for tensor in planned.tensors}
+    overflown: list[str] = []
 
     def make(name: str) -> torch.Tensor:
-        return _make(by_name[name], source, template)
+        tensor, overflows = _make(by_name[name], source, template)
+        if overflows:
+            overflown.append(name)
+        return tensor
 
     with replacing("convert", target, fsync=fsync) as file:
         if form == "safetensors":
             write_safetensors(file, (tensor.target for tensor in planned.tensors), source.around.metadata, make)
         else:
             write_torch(file, by_name, source, {tensor.name for tensor in planned.changed}, make)
+    return sorted(overflown)
 
 
-def _make(planned: TensorPlan, source: Checkpoint, template: Checkpoint | None) -> torch.Tensor:
-    """The target's tensor. One that does not change is the source's own, never computed."""
+def _make(planned: TensorPlan, source: Checkpoint, template: Checkpoint | None) -> tuple[torch.Tensor, bool]:
+    """The target's tensor, and whether values overflowed. One that does not change is the source's own."""
     values = source.read(planned.name)
     if not planned.changed:
-        return values
+        return values, False
     if planned.permutation is not None:
         values = values.permute(planned.permutation)
     try:
@@ -119,4 +130,6 @@ def _make(planned: TensorPlan, source: Checkpoint, template: Checkpoint | None) 
     if planned.fill == "keep":
         assert template is not None
         transfer_(weight, template.read(planned.name))
-    return transfer_(weight, values, planned.maps, fill=planned.fill)
+    transfer_(weight, values, planned.maps, fill=planned.fill)
+    narrowed = planned.source.dtype != planned.target.dtype
+    return weight, narrowed and bool(weight.isinf().any()) and not bool(values.isinf().any())

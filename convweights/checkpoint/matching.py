@@ -15,7 +15,8 @@ from convweights.checkpoint.errors import CheckpointError, sentence
 from convweights.checkpoint.rules import SETTINGS, Rule
 from convweights.ops.check import COMPUTE_DTYPES
 
-_LAYER = ("weight", "bias")
+# What a layer prefix means. A normalisation that loses channels loses their statistics too, or it loads nowhere.
+_LAYER = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ def match_rule(function: str, path: Path, rule: Rule, names: Iterable[str]) -> M
     found = tuple(_search(function, rule, known))
     if not found:
         layers = [name.rpartition(".")[0] for name in known if name.endswith(".weight")]
-        close = difflib.get_close_matches(rule.match, [*known, *layers], n=3)
+        # A prefix left out, as DistributedDataParallel's "module.", before a slip of the pen.
+        inner = [name for name in dict.fromkeys([*layers, *known]) if name.endswith(f".{rule.match}")]
+        close = inner[:3] or difflib.get_close_matches(rule.match, [*known, *layers], n=3)
         remedy = f"did you mean {' or '.join(close)}?" if close else ""
         argument, must = f"match of {rule.origin or 'a rule'}", f"name a tensor or a layer of {path}"
         raise CheckpointError(sentence(function, argument, must, repr(rule.match), remedy), path)

@@ -32,8 +32,10 @@ def target_notes(function: str, tensors: Sequence[TensorPlan], source: Checkpoin
     if around.inside:
         notes.append(f"left out of the state dict, safetensors holds tensors only: {', '.join(around.inside)}")
     changed = {tensor.name for tensor in tensors if tensor.changed}
-    split = [names for names in around.ties if not changed.intersection(names)]
-    notes += [f"these share memory in the source and are written separately: {', '.join(names)}" for names in split]
+    for tied in around.ties:
+        untouched = [name for name in tied if name not in changed]
+        if len(untouched) > 1:
+            notes.append(f"these share memory in the source and are written separately: {', '.join(untouched)}")
     return tuple(notes)
 
 
@@ -65,8 +67,11 @@ def _biases(tensors: Mapping[str, TensorPlan]) -> list[str]:
 
 
 def _split_ties(source: Checkpoint, tensors: Mapping[str, TensorPlan]) -> list[str]:
+    """A tensor that changes no longer shares memory with those that were tied to it; that is said."""
     return [
-        f"these share memory in the source and are written separately: {', '.join(names)}"
+        f"{name} shares memory in the source with {', '.join(other for other in names if other != name)}, "
+        f"and is written on its own"
         for names in source.around.ties
-        if any(tensors[name].changed for name in names)
+        for name in names
+        if tensors[name].changed
     ]

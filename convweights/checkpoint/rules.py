@@ -56,7 +56,8 @@ class Layout:
 class Rule:
     """What is asked of the tensors that ``match`` names.
 
-    It names one tensor (``conv1.weight``), one layer (``conv1``: its weight and bias), what a glob fits
+    It names one tensor (``conv1.weight``), one layer (``conv1``: its weight, its bias, and a
+    normalisation's running statistics), what a glob fits
     (``*.weight``; ``*`` crosses dots), or what a regular expression fits as a whole (``re:...``). ``origin`` is where
     the rule stands, for messages.
     """

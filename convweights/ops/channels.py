@@ -165,7 +165,8 @@ def truncate_channels_(
 
     Without a source, ``keep`` channels are moved together inside the weight's own memory, which must be contiguous,
     and the result is a contiguous view of its first elements. What is left of the old tensor is unspecified: use the
-    view and drop the tensor.
+    view and drop the tensor. Of a Parameter the view is a plain tensor: make the layer's new one of it, with
+    ``layer.weight = torch.nn.Parameter(view)``, before an optimizer is given the layer.
 
     Args:
         weight: the tensor written, with m channels in ``dim``; returned, or its narrowed view.
@@ -244,7 +245,10 @@ def _new(function: str, source: torch.Tensor, channels: int, dim: int, map: Map)
     dim = check.dimension(function, "dim", dim, source.ndim)
     channels = check.integer(function, "channels", channels, least=1)
     shape = [channels if d == dim else size for d, size in enumerate(source.shape)]
-    weight = torch.empty(shape, dtype=source.dtype, device=source.device, memory_format=_memory_format(source))
+    try:
+        weight = torch.empty(shape, dtype=source.dtype, device=source.device, memory_format=_memory_format(source))
+    except (RuntimeError, OverflowError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        raise ValueError(f"{function}: channels must be a number that fits into memory, got {channels}") from error
     return transfer_as(function, weight, source, {dim: map})
 
 

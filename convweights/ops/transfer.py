@@ -181,7 +181,8 @@ def _check_dtypes(function: str, source: torch.dtype, weight: torch.dtype, copie
 def _fill_words(function: str, fill: float | complex | str, dtype: torch.dtype) -> list[int]:
     """The bits of ``fill`` in ``dtype`` as little-endian 64-bit words; none for "keep"."""
     if isinstance(fill, str):
-        check.choice(function, "fill", fill, ("keep",))
+        if fill != "keep":
+            raise ValueError(f'{function}: fill must be a number or "keep", got {fill!r}')
         return []
     if isinstance(fill, np.generic):
         fill = fill.item()
