@@ -49,6 +49,11 @@ CW_AVX2 inline void store_16(float* dst, __m256 low, __m256 high) {
   _mm256_storeu_ps(dst + 8, high);
 }
 
+// How far ahead of the loop its source is asked for; an address past the end is no fault. Measured against the same
+// loop without, four times in turn, large casts to bfloat16, 2 threads of an Emerald Rapids VM: 1.06 to 1.21 times the
+// speed of copy_ where it was 0.93 to 0.95.
+constexpr int64_t kPrefetchBytes = 2048;
+
 // dst[i] = factor * src[i]. A factor of 1 is not multiplied by: that would flush subnormals where the user asked to.
 template <class D, class S>
 CW_AVX2 void convert_run(D* dst, const S* src, int64_t size, float factor) {
@@ -56,6 +61,7 @@ CW_AVX2 void convert_run(D* dst, const S* src, int64_t size, float factor) {
   const __m256 factors = _mm256_set1_ps(factor);
   int64_t i = 0;
   for (; i + 16 <= size; i += 16) {
+    _mm_prefetch(reinterpret_cast<const char*>(src + i) + kPrefetchBytes, _MM_HINT_T0);
     __m256 low = load_8(src + i);
     __m256 high = load_8(src + i + 8);
     if (scaled) {
