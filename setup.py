@@ -35,7 +35,7 @@ def cpu_extension() -> Extension:
 
     return Extension(
         "convweights._C",
-        ["csrc/module.cpp", "csrc/cpu.cpp"],
+        sorted(str(path) for path in Path("csrc").glob("*.cpp")),
         language="c++",
         include_dirs=[*cpp_extension.include_paths(), pybind11.get_include()],
         library_dirs=cpp_extension.library_paths(),

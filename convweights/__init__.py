@@ -26,6 +26,7 @@ from convweights.ops.channels import (
     truncate_channels_,
 )
 from convweights.ops.transfer import transfer_
+from convweights.ops.update import accumulate_noise_, noise, perturb_, update_
 
 __version__ = "0.1.0"
 
@@ -46,14 +47,18 @@ __all__ = [
     "Strided",
     "Tile",
     "Truncate",
+    "accumulate_noise_",
     "average_channels",
     "average_channels_",
     "convert",
     "native",
+    "noise",
+    "perturb_",
     "plan",
     "replicate_channels",
     "replicate_channels_",
     "transfer_",
     "truncate_channels",
     "truncate_channels_",
+    "update_",
 ]

@@ -9,7 +9,8 @@ from types import ModuleType
 
 import torch
 
-import convweights.ops.transfer  # its schema must be there before a kernel is registered over it
+import convweights.ops.transfer
+import convweights.ops.update  # the schemas must be there before kernels are registered over them
 
 OLDEST_TORCH = (2, 10)
 _HERE = Path(__file__).parent

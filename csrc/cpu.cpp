@@ -7,6 +7,9 @@
 #include "ops/panel_copy.h"
 #include "ops/transfer_cpu.h"
 #include "ops/transfer_op.h"
+#include "ops/update_cpu.h"
+#include "ops/update_op.h"
+#include "simd.h"
 
 namespace convweights {
 namespace {
@@ -68,7 +71,29 @@ void transfer_(Tensor weight, const Tensor source, const Ints kinds, const Ints 
   });
 }
 
+// Units of update below which waking another thread costs more than it saves.
+constexpr int64_t kUnitsPerThread = 4;
+
+void update_(std::vector<Tensor> weights, const Masks masks, const Ints streams, const Ints boxes, int64_t distribution,
+             double decay, double shift, const std::vector<double> scales, const Ints seeds, int64_t step,
+             bool accumulate, bool stochastic, const std::optional<Tensor> state) {
+  const std::vector<Piece> pieces = make_pieces(weights, masks, streams, boxes);
+  Recipe recipe =
+      make_recipe(distribution, decay, shift, scales, seeds, step, accumulate, stochastic, pieces);
+  const int64_t* const at = state_of(state, weights, recipe.count);
+  if (at) {
+    recipe.seeds = at;
+    recipe.step = static_cast<uint32_t>(at[1]);
+  }
+  const UpdateUnits units(pieces, update_runs());
+  torch::stable::parallel_for(0, units.total(), kUnitsPerThread,
+                              [&](int64_t begin, int64_t end) { units(begin, end, recipe); });
+}
+
 }  // namespace
 }  // namespace convweights
 
-STABLE_TORCH_LIBRARY_IMPL(convweights, CPU, m) { m.impl("transfer_", TORCH_BOX(&convweights::transfer_)); }
+STABLE_TORCH_LIBRARY_IMPL(convweights, CPU, m) {
+  m.impl("transfer_", TORCH_BOX(&convweights::transfer_));
+  m.impl("update_", TORCH_BOX(&convweights::update_));
+}

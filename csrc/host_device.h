@@ -26,4 +26,6 @@ namespace convweights {
 
 constexpr int kMaxDims = 8;
 
+CW_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 }  // namespace convweights

@@ -89,6 +89,16 @@ def integer(function: str, argument: str, value: Any, *, least: int | None = Non
     return number
 
 
+def within(function: str, argument: str, value: Any, end: int) -> int:
+    """An integer of 0 .. end - 1; ``end`` is a power of two."""
+    number = integer(function, argument, value)
+    if not 0 <= number < end:
+        raise ValueError(
+            f"{function}: {argument} must lie in 0 .. 2^{end.bit_length() - 1} - 1, got {number}"
+        )
+    return number
+
+
 def finite(function: str, argument: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{function}: {argument} must be a number, got {value!r}")

@@ -6,12 +6,6 @@
 
 namespace convweights {
 
-// Vectors of the host; floats and doubles have their own.
-template <class T>
-CW_HD T add(T a, T b) {
-  return a + b;
-}
-
 // T is float, double, or a vector of either.
 template <class T>
 struct Cascade {

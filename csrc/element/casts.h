@@ -147,4 +147,14 @@ CW_HD double add(double a, double b) {
 #endif
 }
 
+// Vectors of the host.
+template <class T>
+CW_HD T multiply(const T& a, const T& b) {
+  return a * b;
+}
+template <class T>
+CW_HD T add(const T& a, const T& b) {
+  return a + b;
+}
+
 }  // namespace convweights

@@ -32,8 +32,6 @@ CW_HD int64_t selected(const Map& map, int64_t j) {
   return index < 0 ? index + map.n : index;
 }
 
-CW_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 CW_HD bool averages(MapKind kind) {
   return kind == MapKind::Blocks || kind == MapKind::Strided || kind == MapKind::Mean;
 }

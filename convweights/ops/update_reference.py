@@ -1,0 +1,111 @@
+"""update_ in pure torch: what runs where no native kernel serves a device, and the judge of those that do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from convweights.ops.transfer_reference import raw
+from convweights.stream import DISTRIBUTIONS, STOCHASTIC_ROUNDING, noise, words
+
+
+def reference_update_(
+    weights: Sequence[torch.Tensor],
+    masks: Sequence[torch.Tensor | None],
+    streams: Sequence[int],
+    boxes: Sequence[int],
+    distribution: int,
+    decay: float,
+    shift: float,
+    scales: Sequence[float],
+    seeds: Sequence[int],
+    step: int,
+    accumulate: bool,
+    stochastic: bool,
+    state: torch.Tensor | None,
+) -> None:
+    """One tensor after another: the new values whole, then those that the mask names are written."""
+    if state is not None:
+        seeds, step = [int(state[0])], int(state[1]) % 2**32
+    rest = list(boxes)
+    for position, (weight, stream) in enumerate(zip(weights, streams, strict=True)):
+        box, rest = rest[: 2 * weight.ndim], rest[2 * weight.ndim :]
+        if weight.numel() == 0:
+            continue
+        mask = masks[position] if masks else None
+        compute = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        index = _indices(weight, box)
+        kind = DISTRIBUTIONS[distribution]
+
+        def drawn(seed: int, scale: float, index=index, stream=stream, kind=kind, compute=compute) -> torch.Tensor:
+            return noise(kind, index, seed % 2**64, step, stream).to(compute) * scale
+
+        rounded = [torch.tensor(value, dtype=compute).item() for value in (decay, shift, *scales)]
+        terms = _terms(weight.to(compute), rounded[0], rounded[1])
+        if accumulate:
+            total = torch.zeros_like(weight, dtype=compute)
+            for seed, coefficient in zip(seeds, rounded[2:], strict=True):
+                total = total + drawn(seed, coefficient).to(weight.device)
+            terms.append(total)
+        elif kind != "none" and rounded[2] != 0:
+            terms.append(drawn(seeds[0], rounded[2]).to(weight.device))
+        new = terms[0] if terms else torch.zeros_like(weight, dtype=compute)
+        for term in terms[1:]:
+            new = new + term
+        if stochastic:
+            random = words(index, seeds[0] % 2**64, step, stream, STOCHASTIC_ROUNDING).to(weight.device)
+            made = raw(_round_randomly(new, random, weight.dtype))
+        else:
+            made = raw(new.to(weight.dtype))
+        raw(weight).copy_(made if mask is None else torch.where(mask, made, raw(weight)))
+
+
+def _indices(weight: torch.Tensor, box: Sequence[int]) -> torch.Tensor:
+    """The index of each element in the row-major order of the whole tensor."""
+    rank = weight.ndim
+    whole, offsets = (box[:rank], box[rank:]) if box else (weight.shape, [0] * rank)
+    # float64 is what the stream is computed in, and not every device has it.
+    device = weight.device if weight.device.type in ("cpu", "cuda") else torch.device("cpu")
+    index = torch.zeros((), dtype=torch.int64, device=device)
+    stride = 1
+    for dim in range(rank - 1, -1, -1):
+        positions = torch.arange(weight.shape[dim], device=device) + offsets[dim]
+        index = index + (positions * stride).reshape([-1] + [1] * (rank - 1 - dim))
+        stride *= whole[dim]
+    return index
+
+
+def _terms(weight: torch.Tensor, decay: float, shift: float) -> list[torch.Tensor]:
+    """decay * weight + shift as terms to add from the left; those that are absent are absent, so -0.0 stays -0.0."""
+    terms = []
+    if decay != 0:
+        terms.append(weight if decay == 1 else weight * decay)
+    if shift != 0:
+        terms.append(torch.full_like(weight, shift))
+    return terms
+
+
+def _round_randomly(value: torch.Tensor, random: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Random bits added below the last one that stays, what is below dropped; infinities and NaN as to nearest."""
+    bits = value.view(torch.int32).long() & 0xFFFFFFFF
+    if dtype == torch.bfloat16:
+        rounded = (bits + (random >> 16)) >> 16
+    else:
+        body = bits & 0x7FFFFFFF
+        exponent = (body >> 23).clamp(min=1)
+        significand = torch.where(body >> 23 == 0, 0, 0x800000) | (body & 0x7FFFFF)
+        # One bit more for each binade below 2^-14; past 32 nothing can round up.
+        drop = 13 + (113 - exponent).clamp(min=0)
+        kept = (significand + (random >> (32 - drop).clamp(min=0))) >> drop
+        # From 2^-14 on the exponent's place is where the significand's leading bit counts as one of it.
+        normal = kept + ((exponent - 113) << 10)
+        rounded = torch.where(drop > 32, 0, torch.where(exponent >= 113, normal, kept)).clamp(max=0x7C00)
+        rounded = rounded | (bits >> 16 & 0x8000)
+    nearest = value.to(dtype)
+    randomly = _as_int16(rounded).view(dtype)
+    return torch.where(value.isfinite(), randomly, nearest)
+
+
+def _as_int16(bits: torch.Tensor) -> torch.Tensor:
+    return torch.where(bits >= 0x8000, bits - 0x10000, bits).to(torch.int16)

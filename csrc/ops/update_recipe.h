@@ -1,0 +1,46 @@
+// What update does to every element of its list of tensors, and the runs of neighbouring elements that do it on the CPU.
+#pragma once
+
+#include "../dtypes.h"
+#include "../element/noise.h"
+#include "../element/update.h"
+
+namespace convweights {
+
+struct Recipe {
+  Distribution distribution = Distribution::None;
+  bool accumulate = false;  // several seeds, whose noise is summed from 0 up; `scales` are their coefficients
+  bool stochastic = false;
+  double decay = 1.0;
+  double shift = 0.0;
+  const double* scales = nullptr;
+  const int64_t* seeds = nullptr;
+  int64_t count = 0;  // of seeds and scales
+  uint32_t step = 0;
+};
+
+template <class C>
+CW_HD bool is_noisy(const Recipe& r) {
+  return r.distribution != Distribution::None && (r.accumulate || static_cast<C>(r.scales[0]) != C(0));
+}
+
+template <class C>
+CW_HD Terms<C> terms_of(const Recipe& r) {
+  return make_terms<C>(r.decay, r.shift, is_noisy<C>(r));
+}
+
+// Elements `start` .. of the logical index of the tensor `stream`, `count` of them, which are neighbours in memory.
+using Run = void (*)(void* weights, uint64_t start, int64_t count, uint32_t stream, const Recipe& recipe);
+
+// By Dtype, with the vectors of one instruction set.
+struct Runs {
+  const char* name = nullptr;  // none where the library was built without it
+  Run of[5] = {};
+};
+
+// csrc/update_*.cpp, each compiled for its instruction set.
+Runs runs_avx512();
+Runs runs_avx2();
+Runs runs_portable();
+
+}  // namespace convweights

@@ -1,0 +1,13 @@
+// The runs of update for any processor, 16 bytes a vector.
+#include "ops/update_run.h"
+
+namespace convweights {
+namespace {
+
+struct Portable : Lanes<Portable, 16> {};
+
+}  // namespace
+
+Runs runs_portable() { return make_runs<Portable>("portable"); }
+
+}  // namespace convweights
