@@ -76,8 +76,9 @@ constexpr int64_t kUnitsPerThread = 4;
 
 void update_(std::vector<Tensor> weights, const Masks masks, const Ints streams, const Ints boxes, int64_t distribution,
              double decay, double shift, const std::vector<double> scales, const Ints seeds, int64_t step,
-             bool accumulate, bool stochastic, const std::optional<Tensor> state) {
+             bool accumulate, bool stochastic, bool disjoint, const std::optional<Tensor> state) {
   const std::vector<Piece> pieces = make_pieces(weights, masks, streams, boxes);
+  if (!disjoint) check_disjoint(pieces);
   Recipe recipe =
       make_recipe(distribution, decay, shift, scales, seeds, step, accumulate, stochastic, pieces);
   const int64_t* const at = state_of(state, weights, recipe.count);

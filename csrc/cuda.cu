@@ -18,25 +18,42 @@ __attribute__((weak)) void torch_c10_cuda_free_error_msg(char* error_msg);
 
 #include "ops/transfer_cuda.h"
 #include "ops/transfer_op.h"
+#include "ops/update_cuda.h"
+#include "ops/update_op.h"
 
 namespace convweights {
 namespace {
+
+cudaStream_t current_stream(const Tensor& tensor) {
+  void* handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &handle));
+  return static_cast<cudaStream_t>(handle);
+}
 
 void transfer_(Tensor weight, const Tensor source, const Ints kinds, const Ints starts, const Ints rescales,
                const std::vector<Tensor> index, double scale, const Ints fill) {
   const Transfer t = make_transfer(weight, source, kinds, starts, rescales, index, scale, fill);
   if (count_of(t) == 0) return;
-  const int32_t device = weight.get_device_index();
-  const torch::stable::accelerator::DeviceGuard guard(device);
-  void* handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &handle));
-  const cudaStream_t stream = static_cast<cudaStream_t>(handle);
+  const torch::stable::accelerator::DeviceGuard guard(weight.get_device_index());
+  const cudaStream_t stream = current_stream(weight);
   if (is_compaction(t) && weight.is_contiguous() && source.is_contiguous()) {
     const Compaction c = make_compaction(t);
     with_unit_of(c, [&](auto unit) { launch_compaction<typename decltype(unit)::type>(c, kMostElements, stream); });
   } else {
     transfer_cuda(t, stream);
   }
+}
+
+void update_(std::vector<Tensor> weights, const Masks masks, const Ints streams, const Ints boxes, int64_t distribution,
+             double decay, double shift, const std::vector<double> scales, const Ints seeds, int64_t step,
+             bool accumulate, bool stochastic, bool disjoint, const std::optional<Tensor> state) {
+  const std::vector<Piece> pieces = make_pieces(weights, masks, streams, boxes);
+  if (!disjoint) check_disjoint(pieces);
+  const Recipe recipe = make_recipe(distribution, decay, shift, scales, seeds, step, accumulate, stochastic, pieces);
+  const int64_t* const at = state_of(state, weights, recipe.count);
+  if (weights.empty()) return;
+  const torch::stable::accelerator::DeviceGuard guard(weights[0].get_device_index());
+  update_cuda(pieces, recipe, at, current_stream(weights[0]));
 }
 
 void check_cuda_symbols() {
@@ -68,4 +85,7 @@ STABLE_TORCH_LIBRARY_IMPL(convweights, CompositeExplicitAutograd, m) {
   m.impl("cuda_architectures", TORCH_BOX(&convweights::cuda_architectures));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(convweights, CUDA, m) { m.impl("transfer_", TORCH_BOX(&convweights::transfer_)); }
+STABLE_TORCH_LIBRARY_IMPL(convweights, CUDA, m) {
+  m.impl("transfer_", TORCH_BOX(&convweights::transfer_));
+  m.impl("update_", TORCH_BOX(&convweights::update_));
+}

@@ -42,6 +42,19 @@ void for_each_element(const Kernel& kernel, int64_t count, Stream stream) {
 }
 
 template <class Kernel>
+__global__ void __launch_bounds__(kThreads) run_chunks(const __grid_constant__ Kernel kernel, int64_t chunks) {
+  for (int64_t chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) kernel(chunk, threadIdx.x, blockDim.x);
+}
+
+// kernel(chunk, thread, threads) for each chunk, in any order, by all the threads of a block. The kernel may be some
+// 32 kB: it is read where it is, among the launch's arguments.
+template <class Kernel, class Stream>
+void for_each_chunk(const Kernel& kernel, int64_t chunks, Stream stream) {
+  if (chunks == 0) return;
+  launch(run_chunks<Kernel>, static_cast<unsigned>(chunks < kMostBlocks ? chunks : kMostBlocks), stream, kernel, chunks);
+}
+
+template <class Kernel>
 __global__ void __launch_bounds__(kThreads) run_phases(Kernel kernel, int64_t begin, int64_t end) {
   alignas(16) __shared__ char stage[kStageBytes];
   for (int64_t phase = begin; phase < end; ++phase) {

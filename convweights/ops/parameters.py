@@ -2,51 +2,104 @@
 
 from __future__ import annotations
 
-import math
-import sys
+import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from convweights.ops import check
-from convweights.stream import MOST_INDICES, stream_of, streams_of
+from convweights.ops.pieces import box_of, is_dtensor, local_piece
+from convweights.stream import stream_of, streams_of
 
 Params = torch.Tensor | Iterable[torch.Tensor] | Mapping[str, torch.Tensor] | torch.nn.Module
-Box = tuple[Sequence[int], Sequence[int]]
 
 MAX_DIMENSIONS = 8
-# What torch.compile, FSDP and activation checkpointing put into names, and DataParallel and DDP in front of them.
+# What torch.compile, FSDP and activation checkpointing put into names; DataParallel and DDP put "module." in front.
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-_PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter, torch.nn.Buffer})
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Targets:
-    """Parallel lists, one entry a tensor. ``masks`` and ``boxes`` are empty where no tensor has one."""
+    """The tensors to write and, in the same order, what the operator wants to know of each.
 
+    ``masks`` and ``boxes`` are empty where no tensor has one. ``labels`` is what errors call the tensors by: names, or
+    positions, behind ``argument``, or None for one that was given by itself.
+    """
+
+    function: str
+    argument: str
+    labels: Sequence[str | int] | None
     tensors: list[torch.Tensor]
     streams: Sequence[int]
     masks: list[torch.Tensor | None]
     boxes: list[int]
 
-    def by_device(self) -> list[Targets]:
-        """The same, cut into lists of one device each."""
-        devices = [tensor.device for tensor in self.tensors]
-        if len(set(devices)) <= 1:
-            return [self] if self.tensors else []
-        parts = {device: Targets([], [], [], []) for device in devices}
-        rest = self.boxes
+    def label(self, position: int) -> str:
+        return self.argument if self.labels is None else f"{self.argument}[{self.labels[position]!r}]"
+
+    def checked(self) -> Targets:
+        """The same without tied views, once all can be written and no two overlap."""
         for position, tensor in enumerate(self.tensors):
-            part = parts[tensor.device]
-            part.tensors.append(tensor)
-            part.streams = [*part.streams, self.streams[position]]
-            if self.masks:
-                part.masks.append(self.masks[position])
-            part.boxes += rest[: 2 * tensor.ndim]
-            rest = rest[2 * tensor.ndim :]
-        return list(parts.values())
+            label = self.label(position)
+            check.writable(self.function, label, tensor)
+            if tensor.dtype not in check.COMPUTE_DTYPES:
+                raise TypeError(
+                    f"{self.function}: {label} must be float64, float32, float16 or bfloat16, "
+                    f"got {check.name(tensor.dtype)}"
+                )
+            if tensor.ndim > MAX_DIMENSIONS:
+                raise ValueError(
+                    f"{self.function}: {label} must have at most {MAX_DIMENSIONS} dimensions, got {tensor.ndim}"
+                )
+        tied = self._tied()
+        return self._only([i for i in range(len(self.tensors)) if i not in tied]) if tied else self
+
+    def _tied(self) -> set[int]:
+        """The tensors of a module or dict that are an earlier one under another name; other overlaps are errors."""
+        tied: set[int] = set()
+        spans = sorted((tensor.data_ptr(), i) for i, tensor in enumerate(self.tensors) if tensor.numel())
+        for k, (start, i) in enumerate(spans):
+            end = start + _extent(self.tensors[i])
+            for _, j in spans[k + 1 : next((n for n in range(k + 1, len(spans)) if spans[n][0] >= end), len(spans))]:
+                first, second = min(i, j), max(i, j)
+                if not check.overlap(self.tensors[i], self.tensors[j]):
+                    continue
+                if _same_place(self.tensors[i], self.tensors[j]) and self._named:
+                    tied.add(second)
+                    continue
+                raise ValueError(
+                    f"{self.function}: {self.label(second)} must not share memory with {self.label(first)}, "
+                    f"got views of one storage"
+                )
+        return tied
+
+    @property
+    def _named(self) -> bool:
+        return self.labels is not None and not isinstance(self.labels, range)
+
+    def _only(self, kept: Sequence[int]) -> Targets:
+        boxes: list[int] = []
+        start = 0
+        for position, tensor in enumerate(self.tensors if self.boxes else ()):
+            if position in kept:
+                boxes += self.boxes[start : start + 2 * tensor.ndim]
+            start += 2 * tensor.ndim
+        return replace(
+            self,
+            labels=self.labels and [self.labels[i] for i in kept],
+            tensors=[self.tensors[i] for i in kept],
+            streams=[self.streams[i] for i in kept],
+            masks=[self.masks[i] for i in kept] if self.masks else [],
+            boxes=boxes,
+        )
+
+    def by_device(self) -> list[Targets]:
+        """The same in parts of one device each."""
+        devices = [tensor.device for tensor in self.tensors]
+        return [self._only([i for i, other in enumerate(devices) if other == device]) for device in dict.fromkeys(devices)]
 
 
 def resolve(
@@ -60,210 +113,168 @@ def resolve(
     draws: bool = True,
     argument: str = "params",
 ) -> Targets:
-    """The tensors that ``params`` names, all checked. ``draws``: whether streams are needed at all."""
+    """What ``params`` names; ``draws``: whether streams are needed at all. :meth:`Targets.checked` is left to do."""
+    labels: Sequence[str | int] | None
     if isinstance(params, torch.Tensor):
-        named = _Named(function, argument, None, [params])
+        labels, tensors, frozen = None, [params], True
         streams: Sequence[int] = (_one_stream(function, stream, draws),)
-        masks, boxes, frozen = [mask], [box], True
+        masks, boxes = [mask], [box]
     elif isinstance(params, (torch.nn.Module, Mapping)):
-        named = _by_name(function, argument, params)
+        labels, tensors = _by_name(function, argument, params)
         if stream is not None:
             raise ValueError(f"{function}: stream must be left out where names give the streams, got {stream!r}")
-        streams = _streams_of_names(function, argument, named.names or (), draws)
-        masks, boxes = named.pick("mask", mask), named.pick("box", box)
+        streams = _streams_of_names(function, argument, labels) if draws else range(len(tensors))
+        masks, boxes = (_picked(function, argument, name, given, labels) for name, given in (("mask", mask), ("box", box)))
     else:
-        named = _in_a_row(function, argument, params)
-        streams = _streams_in_a_row(function, stream, len(named.tensors))
-        masks, boxes = named.align("mask", mask), named.align("box", box)
-    chosen = named.chosen(frozen)
-    given = [bool(masks) and any(entry is not None for entry in masks), any(entry is not None for entry in boxes)]
-    tensors = named.tensors
-    if not given[1] and all(type(tensor) in _PLAIN for tensor in tensors):
-        flat: list[int] = []
+        labels, tensors = _in_a_row(function, argument, params)
+        streams = _streams_in_a_row(function, stream, len(tensors))
+        masks, boxes = (_aligned(function, name, given, len(tensors)) for name, given in (("mask", mask), ("box", box)))
+    targets = Targets(function, argument, labels, tensors, streams, [], [])
+    kept = _kept(targets, frozen)
+    if len(kept) < len(tensors):
+        targets = targets._only(kept)
+        masks, boxes = masks and [masks[i] for i in kept], boxes and [boxes[i] for i in kept]
+    if _are_plain(targets.tensors) and all(entry is None for entry in (*masks, *boxes)):
+        return targets
+    return _placed(targets, masks, boxes)
+
+
+def _kept(targets: Targets, frozen: bool) -> Sequence[int]:
+    """The positions that are written: frozen Parameters are not, and those under several names once."""
+    tensors = targets.tensors
+    if all(map(_requires_grad, tensors)) or frozen:
+        kept: Sequence[int] = range(len(tensors))
     else:
-        tensors, flat = _pieces(named, chosen, boxes)
-    named.check(chosen, tensors)
-    return Targets(
-        [tensors[i] for i in chosen],
-        [streams[i] for i in chosen],
-        [named.mask(i, tensors[i], masks[i]) for i in chosen] if given[0] else [],
-        flat,
-    )
-
-
-@dataclass(slots=True)
-class _Named:
-    """Tensors with what errors call them: by name, by position, or the argument itself."""
-
-    function: str
-    argument: str
-    names: tuple[str, ...] | None
-    tensors: list[torch.Tensor]
-    many: bool = False
-
-    def label(self, position: int) -> str:
-        if self.names is not None:
-            return f"{self.argument}[{self.names[position]!r}]"
-        return f"{self.argument}[{position}]" if self.many else self.argument
-
-    def error(self, kind: type[Exception], position: int, sentence: str) -> Exception:
-        return kind(f"{self.function}: {self.label(position)} must {sentence}")
-
-    def pick(self, argument: str, given: Any) -> list[Any]:
-        """``given``, a dict of some of the names, as a list for all of them."""
-        names = self.names or ()
-        if given is None:
-            return [None] * len(names)
-        if not isinstance(given, Mapping):
-            raise TypeError(
-                f"{self.function}: {argument} must be a dict with names of {self.argument}, got {type(given).__name__}"
-            )
-        unknown = next((name for name in given if name not in names), None)
-        if unknown is not None:
-            raise ValueError(f"{self.function}: {argument} must hold names of {self.argument}, got {unknown!r}")
-        return [given.get(name) for name in names]
-
-    def align(self, argument: str, given: Any) -> list[Any]:
-        """``given``, a list with an entry or None for each tensor."""
-        count = len(self.tensors)
-        if given is None:
-            return [None] * count
-        if isinstance(given, (torch.Tensor, Mapping, str)) or not isinstance(given, Iterable):
-            raise TypeError(
-                f"{self.function}: {argument} must be a list with an entry or None for each of {self.argument}, "
-                f"got {type(given).__name__}"
-            )
-        entries = list(given)
-        if len(entries) != count:
+        kept = [i for i, t in enumerate(tensors) if t.requires_grad or not isinstance(t, torch.nn.Parameter)]
+        if not kept:
             raise ValueError(
-                f"{self.function}: {argument} must hold one entry for each of the {count} tensors of {self.argument}, "
-                f"got {len(entries)}"
+                f"{targets.function}: {targets.argument} must hold a parameter that requires a gradient, "
+                f"got {len(tensors)} frozen; pass frozen=True to write those"
             )
-        return entries
-
-    def chosen(self, frozen: bool) -> list[int]:
-        """The positions that are written: frozen Parameters are not, and tied ones once."""
-        positions = range(len(self.tensors))
-        kept = [i for i in positions if frozen or self.tensors[i].requires_grad or not _is_parameter(self.tensors[i])]
-        if self.tensors and not kept:
+    first_of: dict[int, int] = {}
+    if len(set(map(id, tensors))) == len(tensors):
+        return kept
+    for i in kept:
+        first = first_of.setdefault(id(tensors[i]), i)
+        if first != i and not targets._named:
             raise ValueError(
-                f"{self.function}: {self.argument} must hold a parameter that requires a gradient, "
-                f"got {len(self.tensors)} frozen ones; pass frozen=True to write those"
+                f"{targets.function}: {targets.label(i)} must be listed once, got the tensor of {targets.label(first)}"
             )
-        seen: dict[int, int] = {}
-        for i in kept:
-            first = seen.setdefault(id(self.tensors[i]), i)
-            if first != i and self.names is None:
-                raise self.error(ValueError, i, f"be listed once, got the tensor of {self.label(first)} again")
-        return kept if len(seen) == len(kept) else sorted(seen.values())
-
-    def check(self, chosen: list[int], tensors: list[torch.Tensor]) -> None:
-        """That all can be written, and no two in one place. Leaves tied views of one place out of ``chosen``."""
-        compiling = torch.compiler.is_compiling()
-        places = []
-        for i in chosen:
-            tensor = tensors[i]
-            if (
-                compiling
-                or tensor.layout is not torch.strided
-                or tensor.dtype not in check.COMPUTE_DTYPES
-                or not tensor.is_contiguous()
-                or tensor.is_inference()
-                or tensor.is_neg()
-                or tensor.is_meta
-                or tensor.ndim > MAX_DIMENSIONS
-            ):
-                self._check_slowly(i, tensor)
-            if not compiling:
-                places.append((tensor.data_ptr(), i))
-        places.sort()
-        for (before, a), (after, b) in zip(places, places[1:], strict=False):
-            if after < before + _extent(tensors[a]):
-                self._check_overlaps(chosen, tensors, [i for _, i in places])
-                return
-
-    def _check_slowly(self, position: int, tensor: torch.Tensor) -> None:
-        check.writable(self.function, self.label(position), tensor)
-        if tensor.dtype not in check.COMPUTE_DTYPES:
-            got = check.name(tensor.dtype)
-            raise self.error(TypeError, position, f"be float64, float32, float16 or bfloat16, got {got}")
-        if tensor.ndim > MAX_DIMENSIONS:
-            raise self.error(ValueError, position, f"have at most {MAX_DIMENSIONS} dimensions, got {tensor.ndim}")
-
-    def _check_overlaps(self, chosen: list[int], tensors: list[torch.Tensor], order: list[int]) -> None:
-        for k, b in enumerate(order):
-            for a in order[:k]:
-                if a not in chosen or b not in chosen or not check.overlap(tensors[a], tensors[b]):
-                    continue
-                first, second = sorted((a, b))
-                one, other = tensors[first], tensors[second]
-                same = (one.data_ptr(), one.shape, one.stride()) == (other.data_ptr(), other.shape, other.stride())
-                if same and one.dtype == other.dtype and self.names is not None:
-                    chosen.remove(second)  # tied
-                    continue
-                rule = f"not share memory with {self.label(first)}, got views of one storage"
-                raise self.error(ValueError, second, rule)
-
-    def mask(self, position: int, tensor: torch.Tensor, mask: Any) -> torch.Tensor | None:
-        if mask is None:
-            return None
-        label = self.label(position)
-        argument = "mask" if label == self.argument else f"mask of {label}"
-        mask = _local(mask)
-        check.dense(self.function, argument, mask)
-        if mask.dtype != torch.bool:
-            remedy = f"compare it, as in {argument.partition(' ')[0]} != 0"
-            raise TypeError(f"{self.function}: {argument} must be bool, got {check.name(mask.dtype)}; {remedy}")
-        check.same_device(self.function, argument, mask, tensor)
-        shape = tuple(tensor.shape)
-        padded = (1,) * (len(shape) - mask.ndim) + tuple(mask.shape)
-        if len(padded) != len(shape) or any(m not in (1, n) for m, n in zip(padded, shape, strict=True)):
-            raise ValueError(
-                f"{self.function}: {argument} must broadcast to shape {shape}, got shape {tuple(mask.shape)}"
-            )
-        return mask[(None,) * (len(shape) - mask.ndim)]
+    return sorted(first_of.values())
 
 
-def _is_parameter(tensor: torch.Tensor) -> bool:
-    return isinstance(tensor, torch.nn.Parameter)
+def _are_plain(tensors: Sequence[torch.Tensor]) -> bool:
+    return _PLAIN.issuperset(map(type, tensors))
+
+
+_requires_grad = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
+
+
+def _placed(targets: Targets, masks: Sequence[Any], boxes: Sequence[Any]) -> Targets:
+    """With masks and boxes, and DTensors as what this process has of them."""
+    tensors, flat, checked = [], [], []
+    count = len(targets.tensors)
+    for position, (tensor, box, mask) in enumerate(
+        zip(targets.tensors, boxes or [None] * count, masks or [None] * count, strict=True)
+    ):
+        label = targets.label(position)
+        local, own = local_piece(targets.function, label, tensor)
+        argument = _of("box", targets, label)
+        if own is not None and box is not None:
+            raise ValueError(f"{targets.function}: {argument} must be left out for a DTensor, got {box!r}")
+        check.dense(targets.function, label, local)
+        whole, offset = box_of(targets.function, argument, local.shape, own if box is None else box)
+        tensors.append(local)
+        flat += [*whole, *offset]
+        checked.append(_mask(targets.function, _of("mask", targets, label), mask, local))
+    return replace(targets, tensors=tensors, masks=checked if any(m is not None for m in checked) else [], boxes=flat)
+
+
+def _of(argument: str, targets: Targets, label: str) -> str:
+    return argument if targets.labels is None else f"{argument} of {label}"
+
+
+def _mask(function: str, argument: str, mask: Any, tensor: torch.Tensor) -> torch.Tensor | None:
+    """The mask with the tensor's rank."""
+    if mask is None:
+        return None
+    mask = mask.to_local() if is_dtensor(mask) else mask
+    check.dense(function, argument, mask)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{function}: {argument} must be bool, got {check.name(mask.dtype)}; compare it, as in mask != 0")
+    check.same_device(function, argument, mask, tensor)
+    shape = tuple(tensor.shape)
+    missing = len(shape) - mask.ndim
+    if missing < 0 or any(m not in (1, n) for m, n in zip(mask.shape, shape[missing:], strict=True)):
+        raise ValueError(f"{function}: {argument} must broadcast to shape {shape}, got shape {tuple(mask.shape)}")
+    return mask[(None,) * missing]
 
 
 def _extent(tensor: torch.Tensor) -> int:
     """Bytes from the tensor's first element to behind its last."""
-    if tensor.is_contiguous():
-        return tensor.nbytes
-    if tensor.numel() == 0:
-        return 0
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return (reach + 1) * tensor.element_size()
 
 
-def _by_name(function: str, argument: str, params: torch.nn.Module | Mapping[str, torch.Tensor]) -> _Named:
-    items = (
-        params.named_parameters(remove_duplicate=False) if isinstance(params, torch.nn.Module) else params.items()
-    )
-    pairs = list(items)
-    named = _Named(function, argument, tuple(name for name, _ in pairs), [tensor for _, tensor in pairs])
-    for position, (name, tensor) in enumerate(pairs):
-        if not isinstance(tensor, torch.Tensor):
-            raise named.error(TypeError, position, f"be a torch.Tensor, got {type(tensor).__name__}")
+def _same_place(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return (a.data_ptr(), a.shape, a.stride(), a.dtype) == (b.data_ptr(), b.shape, b.stride(), b.dtype)
+
+
+def _by_name(
+    function: str, argument: str, params: torch.nn.Module | Mapping[str, torch.Tensor]
+) -> tuple[list[str], list[torch.Tensor]]:
+    if isinstance(params, torch.nn.Module):
+        params = dict(params.named_parameters(remove_duplicate=False))
+    names, tensors = list(params.keys()), list(params.values())
+    for name in names:
         if not isinstance(name, str):
             raise TypeError(f"{function}: {argument} must have names for keys, got {name!r}")
-    return named
+    for name, tensor in () if _are_plain(tensors) else params.items():
+        if not isinstance(tensor, torch.Tensor):
+            got = type(tensor).__name__
+            raise TypeError(f"{function}: {argument}[{name!r}] must be a torch.Tensor, got {got}")
+    return names, tensors
 
 
-def _in_a_row(function: str, argument: str, params: Any) -> _Named:
+def _in_a_row(function: str, argument: str, params: Any) -> tuple[Sequence[int], list[torch.Tensor]]:
     if isinstance(params, (str, bytes)) or not isinstance(params, Iterable):
         got = type(params).__name__
         raise TypeError(f"{function}: {argument} must be a tensor, a list, a dict or a module, got {got}")
-    named = _Named(function, argument, None, list(params), many=True)
-    for position, tensor in enumerate(named.tensors):
+    tensors = list(params)
+    for position, tensor in enumerate(() if _are_plain(tensors) else tensors):
         if not isinstance(tensor, torch.Tensor):
-            remedy = "; pass dict(...) of names and tensors" if isinstance(tensor, tuple) else ""
-            raise named.error(TypeError, position, f"be a torch.Tensor, got {type(tensor).__name__}{remedy}")
-    return named
+            remedy = "; make a dict of names and tensors" if isinstance(tensor, tuple) else ""
+            got = type(tensor).__name__
+            raise TypeError(f"{function}: {argument}[{position}] must be a torch.Tensor, got {got}{remedy}")
+    return range(len(tensors)), tensors
 
 
+def _picked(function: str, argument: str, name: str, given: Any, labels: Sequence[str]) -> list[Any]:
+    """``given``, a dict with some of the names, as a list for all of them; empty where there is none."""
+    if given is None:
+        return []
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{function}: {name} must be a dict with names of {argument}, got {type(given).__name__}")
+    unknown = next((key for key in given if key not in labels), None)
+    if unknown is not None:
+        raise ValueError(f"{function}: {name} must hold names of {argument}, got {unknown!r}")
+    return [given.get(label) for label in labels]
+
+
+def _aligned(function: str, name: str, given: Any, count: int) -> list[Any]:
+    """``given``, a list with an entry or None for each tensor; empty where there is none."""
+    if given is None:
+        return []
+    if isinstance(given, (torch.Tensor, Mapping, str)) or not isinstance(given, Iterable):
+        got = type(given).__name__
+        raise TypeError(f"{function}: {name} must be a list with an entry or None for each tensor, got {got}")
+    entries = list(given)
+    if len(entries) != count:
+        raise ValueError(f"{function}: {name} must hold one entry for each of {count} tensors, got {len(entries)}")
+    return entries
+
+
+@functools.lru_cache(maxsize=4096)
 def unwrapped(name: str) -> str:
     """A parameter's name without what wrappers of its model add to it."""
     parts = [part for part in name.split(".") if part not in _WRAPPERS]
@@ -272,9 +283,7 @@ def unwrapped(name: str) -> str:
     return ".".join(parts)
 
 
-def _streams_of_names(function: str, argument: str, names: tuple[str, ...], draws: bool) -> Sequence[int]:
-    if not draws:
-        return (0,) * len(names)
+def _streams_of_names(function: str, argument: str, names: Sequence[str]) -> Sequence[int]:
     bare = tuple(map(unwrapped, names))
     if len(set(bare)) != len(bare):
         twice = next(name for i, name in enumerate(bare) if name in bare[:i])
@@ -287,16 +296,14 @@ def _streams_of_names(function: str, argument: str, names: tuple[str, ...], draw
 def _one_stream(function: str, stream: Any, draws: bool) -> int:
     if stream is None and draws:
         raise ValueError(
-            f"{function}: stream must be given for a tensor, or all tensors would get the same noise, got None; "
+            f"{function}: stream must be given for a single tensor, or every one would get the same noise, got None; "
             f"pass its name or a number"
         )
-    return 0 if stream is None else stream_number(function, "stream", stream)
+    return 0 if stream is None else _stream(function, "stream", stream)
 
 
-def stream_number(function: str, argument: str, stream: Any) -> int:
-    if isinstance(stream, str):
-        return stream_of(stream)
-    return check.within(function, argument, stream, 2**32)
+def _stream(function: str, argument: str, stream: Any) -> int:
+    return stream_of(stream) if isinstance(stream, str) else check.within(function, argument, stream, 2**32)
 
 
 def _streams_in_a_row(function: str, stream: Any, count: int) -> Sequence[int]:
@@ -304,66 +311,7 @@ def _streams_in_a_row(function: str, stream: Any, count: int) -> Sequence[int]:
         return range(count)
     if isinstance(stream, (str, int)) or not isinstance(stream, Iterable):
         raise TypeError(f"{function}: stream must be a list of names or numbers where params is one, got {stream!r}")
-    streams = [stream_number(function, f"stream[{i}]", entry) for i, entry in enumerate(stream)]
+    streams = [_stream(function, f"stream[{i}]", entry) for i, entry in enumerate(stream)]
     if len(streams) != count:
-        raise ValueError(f"{function}: stream must hold one entry for each of the {count} tensors, got {len(streams)}")
+        raise ValueError(f"{function}: stream must hold one entry for each of {count} tensors, got {len(streams)}")
     return streams
-
-
-def _pieces(named: _Named, chosen: list[int], boxes: list[Any]) -> tuple[list[torch.Tensor], list[int]]:
-    """The tensors in memory, and for each chosen one the whole tensor's shape and where the piece starts in it."""
-    tensors = list(named.tensors)
-    flat: list[int] = []
-    for i in chosen:
-        tensor, box = tensors[i], boxes[i]
-        sharded = _sharded(named, i)
-        if sharded is not None:
-            if box is not None:
-                raise named.error(ValueError, i, "be given no box where it is a DTensor, got one")
-            tensors[i], box = sharded
-        shape = tuple(tensors[i].shape)
-        whole, offset = (shape, (0,) * len(shape)) if box is None else _box(named, i, shape, box)
-        flat += [*whole, *offset]
-    return tensors, flat
-
-
-def _box(named: _Named, position: int, shape: tuple[int, ...], box: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    function, label = named.function, f"box of {named.label(position)}"
-    try:
-        whole, offset = (tuple(check.integer(function, label, number) for number in part) for part in box)
-    except (TypeError, ValueError):
-        raise TypeError(f"{function}: {label} must be (shape of the whole, offset in it), got {box!r}") from None
-    if not len(whole) == len(offset) == len(shape):
-        raise ValueError(f"{function}: {label} must have {len(shape)} dimensions, got {box!r}")
-    if any(o < 0 or o + n > w for n, w, o in zip(shape, whole, offset, strict=True)):
-        raise ValueError(f"{function}: {label} must hold a piece of shape {shape}, got {box!r}")
-    if math.prod(whole) > MOST_INDICES:
-        raise ValueError(f"{function}: {label} must have at most 2^50 elements, got {box!r}")
-    return whole, offset
-
-
-def _local(tensor: Any) -> Any:
-    """A DTensor's own piece; every other value as it is."""
-    return tensor.to_local() if _is_dtensor(tensor) else tensor
-
-
-def _is_dtensor(tensor: Any) -> bool:
-    # Whoever has a DTensor has imported this; importing it takes longer than all of convweights.
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
-
-
-def _sharded(named: _Named, position: int) -> tuple[torch.Tensor, Box] | None:
-    tensor: Any = named.tensors[position]
-    if not _is_dtensor(tensor):
-        return None
-    from torch.distributed.tensor import Replicate, Shard
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    if any(type(placement) not in (Replicate, Shard) for placement in tensor.placements):
-        raise named.error(ValueError, position, f"be sharded or replicated, got placements {tensor.placements}")
-    local = tensor.to_local().detach()
-    _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    if local.numel() == 0:
-        offset = (0,) * local.ndim
-    return local, (tuple(tensor.shape), tuple(offset))

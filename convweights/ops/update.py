@@ -6,14 +6,14 @@ reference in update_reference.py; csrc/ops/update.h is the same meaning in C++.
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
 
 from convweights.ops import check
-from convweights.ops.parameters import Box, Params, resolve
+from convweights.ops.parameters import Params, Targets, resolve
 from convweights.ops.update_reference import reference_update_
 from convweights.stream import DISTRIBUTIONS
 
@@ -25,7 +25,7 @@ MOST_SEEDS = 1024
 _library = torch.library.Library("convweights", "FRAGMENT")
 _library.define(
     "update_(Tensor(a!)[] weights, Tensor?[] masks, int[] streams, int[] boxes, int distribution, float decay, "
-    "float shift, float[] scales, int[] seeds, int step, bool accumulate, bool stochastic, Tensor? state) -> ()"
+    "float shift, float[] scales, int[] seeds, int step, bool accumulate, bool stochastic, bool disjoint, Tensor? state) -> ()"
 )
 _operator = torch.ops.convweights.update_.default
 
@@ -279,32 +279,65 @@ def update_as(
         draws=noisy or stochastic,
         argument=argument,
     )
-    _check_dtypes(function, targets.tensors, stochastic, {"decay": decay, "shift": shift, names[0]: scales})
-    if state is not None:
-        for tensor in targets.tensors:
-            check.same_device(function, names[1], state, tensor)
-    code = DISTRIBUTIONS.index(distribution) if noisy else 0
+    numbers = {"decay": decay, "shift": shift, **{f"{names[0]}": max(scales, key=abs)}}
+    recipe = (
+        DISTRIBUTIONS.index(distribution) if noisy else 0,
+        decay,
+        shift,
+        scales,
+        seeds,
+        step,
+        accumulate,
+        stochastic,
+    )
     with torch.no_grad():
-        for part in targets.by_device():
-            _operator(
-                part.tensors,
-                part.masks,
-                part.streams,
-                part.boxes,
-                code,
-                decay,
-                shift,
-                scales,
-                seeds,
-                step,
-                accumulate,
-                stochastic,
-                state,
-            )
+        _run(targets, recipe, state, numbers, names[1])
         if not torch.compiler.is_compiling():
             # A C++ operator does not do this by itself, and a stale graph would silently give a wrong gradient.
             torch.autograd.graph.increment_version(targets.tensors)
     return params
+
+
+def _run(
+    targets: Targets,
+    recipe: tuple[Any, ...],
+    state: torch.Tensor | None,
+    numbers: dict[str, float],
+    seed: str,
+) -> None:
+    """Check and write. Native kernels find for themselves, and faster, that something is wrong with a weight."""
+    tensors = targets.tensors
+    if not tensors:
+        return
+    if torch.compiler.is_compiling():
+        _operator(tensors, targets.masks, targets.streams, targets.boxes, *recipe, False, state)
+        return
+    quick = (
+        _is_native(tensors[0].device.type)
+        and not any(map(torch.Tensor.is_neg, tensors))
+        and (torch.is_inference_mode_enabled() or not any(map(torch.Tensor.is_inference, tensors)))
+        and all(abs(number) < _FLOAT32_END for number in numbers.values())
+    )
+    if quick:
+        try:
+            _operator(tensors, targets.masks, targets.streams, targets.boxes, *recipe, False, state)
+            return
+        except RuntimeError:
+            pass
+    targets = targets.checked()
+    _check_dtypes(targets, stochastic=recipe[-1], numbers=numbers)
+    if state is not None:
+        for tensor in tensors:
+            check.same_device(targets.function, seed, state, tensor)
+    for part in targets.by_device():
+        _operator(part.tensors, part.masks, part.streams, part.boxes, *recipe, True, state)
+
+
+@functools.cache
+def _is_native(device: str) -> bool:
+    """Whether a native kernel serves the device."""
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device)
+    return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key("convweights::update_", key)
 
 
 def _numbers(function: str, argument: str, values: Any) -> list[Any]:
@@ -337,24 +370,21 @@ def _seeds(
     return None, [number - 2**64 if number >= 2**63 else number for number in numbers]
 
 
-def _check_dtypes(
-    function: str, tensors: Sequence[torch.Tensor], stochastic: bool, numbers: dict[str, float | Sequence[float]]
-) -> None:
-    dtypes = {tensor.dtype for tensor in tensors}
-    if stochastic and not dtypes <= {torch.float16, torch.bfloat16}:
-        other = next(dtype for dtype in dtypes if dtype not in (torch.float16, torch.bfloat16))
-        raise ValueError(
-            f"{function}: rounding must be 'nearest' for weights of {check.name(other)}, got 'stochastic'; "
-            f"only float16 and bfloat16 round at random"
-        )
-    if dtypes <= {torch.float64}:
-        return
-    most = torch.finfo(torch.float32).max
-    for argument, given in numbers.items():
-        for number in given if isinstance(given, Sequence) else (given,):
-            # Half of the last place above the largest float32 is where rounding goes to infinity.
-            if not math.isfinite(number) or abs(number) >= most * (1 + 2.0**-25):
-                raise ValueError(f"{function}: {argument} must be finite in float32, got {number!r}")
+# Numbers from here on round to an infinity: half of the last place above the largest float32.
+_FLOAT32_END = torch.finfo(torch.float32).max * (1 + 2.0**-25)
+
+
+def _check_dtypes(targets: Targets, *, stochastic: bool, numbers: dict[str, float]) -> None:
+    dtypes = {tensor.dtype for tensor in targets.tensors}
+    for dtype in dtypes if stochastic else ():
+        if dtype not in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"{targets.function}: rounding must be 'nearest' for weights of {check.name(dtype)}, got 'stochastic'; "
+                f"only float16 and bfloat16 round at random"
+            )
+    for argument, number in numbers.items() if dtypes != {torch.float64} else ():
+        if abs(number) >= _FLOAT32_END:
+            raise ValueError(f"{targets.function}: {argument} must be finite in float32, got {number!r}")
 
 
 _library.impl("update_", reference_update_, "CompositeExplicitAutograd")
@@ -374,6 +404,7 @@ def _fake_update_(
     step: int,
     accumulate: bool,
     stochastic: bool,
+    disjoint: bool,
     state: torch.Tensor | None,
 ) -> None:
     return None

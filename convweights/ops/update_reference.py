@@ -23,6 +23,7 @@ def reference_update_(
     step: int,
     accumulate: bool,
     stochastic: bool,
+    disjoint: bool,
     state: torch.Tensor | None,
 ) -> None:
     """One tensor after another: the new values whole, then those that the mask names are written."""

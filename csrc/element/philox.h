@@ -15,6 +15,7 @@ CW_HD RoundKeys round_keys(uint64_t seed) {
   RoundKeys keys;
   uint32_t first = static_cast<uint32_t>(seed);
   uint32_t second = static_cast<uint32_t>(seed >> 32);
+  CW_UNROLL
   for (int round = 0; round < 10; ++round) {
     keys.first[round] = first;
     keys.second[round] = second;

@@ -1,7 +1,9 @@
 // update's operator: from torch's arguments to pieces and a recipe, for both libraries.
 #pragma once
 
+#include <algorithm>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "op_arguments.h"
@@ -14,8 +16,6 @@ using Masks = std::vector<std::optional<Tensor>>;
 
 // The logical index has 50 bits, so that a call's position leaves 16 of its counter to the tag.
 constexpr int64_t kMostIndices = int64_t{1} << 50;
-// What fits in the arguments of a CUDA kernel beside its tensors.
-constexpr int64_t kMostSeeds = 1024;
 
 inline Piece make_piece(const Tensor& weight, const std::optional<Tensor>& mask, int64_t stream, const int64_t* box) {
   const int64_t rank = weight.dim();
@@ -61,6 +61,9 @@ inline std::vector<Piece> make_pieces(const std::vector<Tensor>& weights, const 
                                       const Ints& boxes) {
   CW_CHECK(masks.empty() || masks.size() == weights.size(), "update_: masks must hold one entry a weight, or none");
   CW_CHECK(streams.size() == weights.size(), "update_: streams must hold one number a weight");
+  for (const Tensor& weight : weights) {
+    CW_CHECK(weight.device() == weights[0].device(), "update_: weights must be on one device");
+  }
   size_t dims = 0;
   for (const Tensor& weight : weights) dims += static_cast<size_t>(weight.dim());
   CW_CHECK(boxes.empty() || boxes.size() == 2 * dims, "update_: boxes must hold two numbers a dimension, or none");
@@ -72,6 +75,22 @@ inline std::vector<Piece> make_pieces(const std::vector<Tensor>& weights, const 
     if (box) box += 2 * weights[i].dim();
   }
   return pieces;
+}
+
+// That no two elements share a place, or may do so as far as the reach of strides tells: who knows better says so.
+inline void check_disjoint(const std::vector<Piece>& pieces) {
+  std::vector<std::pair<const char*, const char*>> spans;
+  spans.reserve(pieces.size());
+  for (const Piece& p : pieces) {
+    if (p.count() == 0) continue;
+    const int64_t span = span_of(p);
+    CW_CHECK(span > 0, "update_: weights must give each element a place of its own");
+    spans.emplace_back(p.weight, p.weight + span * p.item);
+  }
+  std::sort(spans.begin(), spans.end());
+  for (size_t i = 1; i < spans.size(); ++i) {
+    CW_CHECK(spans[i - 1].second <= spans[i].first, "update_: weights must not share memory with each other");
+  }
 }
 
 inline Recipe make_recipe(int64_t distribution, double decay, double shift, const std::vector<double>& scales,

@@ -7,6 +7,9 @@
 
 namespace convweights {
 
+// So many fit among the arguments of a CUDA kernel, beside its tensors.
+constexpr int kMostSeeds = 1024;
+
 struct Recipe {
   Distribution distribution = Distribution::None;
   bool accumulate = false;  // several seeds, whose noise is summed from 0 up; `scales` are their coefficients
