@@ -1,6 +1,6 @@
 """Fused in-place kernels that change the weights of neural networks."""
 
-from convweights import native
+from convweights import init, native
 from convweights.checkpoint import CheckpointError, Plan, Report, convert, plan
 from convweights.maps import (
     Blocks,
@@ -51,6 +51,7 @@ __all__ = [
     "average_channels",
     "average_channels_",
     "convert",
+    "init",
     "native",
     "noise",
     "perturb_",

@@ -21,6 +21,7 @@ from convweights.checkpoint.errors import CheckpointError, sentence
 from convweights.checkpoint.formats import open_checkpoint
 from convweights.checkpoint.report import HEADER, Plan, Report, columns, dtype_name, size
 from convweights.checkpoint.rules import load_rules, parse_rule
+from convweights.ops.initializers import INITIALIZERS
 
 app = typer.Typer(
     help="Change the weights of neural networks, checkpoint by checkpoint.",
@@ -36,7 +37,8 @@ InChannels = Annotated[
     typer.Option(
         metavar="NAME=N[:how[:rescale]]",
         help="Fit input channels. NAME: a tensor, a layer (its weight, bias and running statistics), a glob or re:... "
-        "how: tile, interleave, blocks, strided, truncate, keep, zeros. rescale: none, uniform, exact.",
+        "how: tile, interleave, blocks, strided, truncate, keep, zeros, or an initialiser for what is new: "
+        f"{', '.join(INITIALIZERS)}. rescale: none, uniform, exact.",
     ),
 ]
 OutChannels = Annotated[
@@ -47,6 +49,7 @@ Layouts = Annotated[
 ]
 Dtype = Annotated[str | None, typer.Option(help="float64, float32, float16 or bfloat16 for all floating tensors.")]
 Like = Annotated[Path | None, typer.Option(help="A checkpoint whose values 'keep' keeps.", show_default=False)]
+Seed = Annotated[int | None, typer.Option(help="Of the initialisers that flags ask for; 0 unless given.")]
 Rules = Annotated[Path | None, typer.Option(help=r"A TOML file of rules.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")]
 NoFsync = Annotated[bool, typer.Option("--no-fsync", help="Do not wait until DST is on the disk.")]
@@ -101,12 +104,13 @@ def plan(
     layout: Layouts = None,
     dtype: Dtype = None,
     like: Like = None,
+    seed: Seed = None,
     rules: Rules = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Show what convert would do, with all its checks. Writes nothing."""
     with _sentences():
-        asked = _gather("plan", rules, in_channels, out_channels, layout)
+        asked = _gather("plan", rules, in_channels, out_channels, layout, seed)
         _show_outcome(plan_conversion(source, target, rules=asked, like=like, dtype=dtype, overwrite=overwrite))
 
 
@@ -119,13 +123,14 @@ def convert(
     layout: Layouts = None,
     dtype: Dtype = None,
     like: Like = None,
+    seed: Seed = None,
     rules: Rules = None,
     overwrite: Overwrite = False,
     no_fsync: NoFsync = False,
 ) -> None:
     """Write SRC, changed as asked, to DST: whole, or not at all."""
     with _sentences():
-        asked = _gather("convert", rules, in_channels, out_channels, layout)
+        asked = _gather("convert", rules, in_channels, out_channels, layout, seed)
         report = convert_checkpoint(
             source, target, rules=asked, like=like, dtype=dtype, overwrite=overwrite, fsync=not no_fsync
         )
@@ -154,9 +159,11 @@ def _gather(
     in_channels: Sequence[str] | None,
     out_channels: Sequence[str] | None,
     layout: Sequence[str] | None,
+    seed: int | None,
 ) -> list[Any]:
     """The rules of the file, then those of the flags: one rule a flag."""
     gathered: list[Any] = list(load_rules(function, rules))
+    drawn = False
     for flag, values in (("--in-channels", in_channels), ("--out-channels", out_channels), ("--layout", layout)):
         setting = flag[2:].replace("-", "_")
         for text in values or ():
@@ -165,7 +172,12 @@ def _gather(
             if not (name and equals and asked):
                 raise ValueError(sentence(function, flag, "be NAME=VALUE", repr(text)))
             value = asked if setting == "layout" else _channels(function, flag, text, asked)
+            if seed is not None and isinstance(value, dict) and value.get("how") in INITIALIZERS:
+                value["seed"], drawn = seed, True
             gathered.append(parse_rule(function, {"match": name, setting: value}, f"{flag} {text}"))
+    if seed is not None and not drawn:
+        must = "be used by a flag that initialises channels, such as --out-channels conv1=48:kaiming_normal"
+        raise ValueError(sentence(function, "--seed", must, seed))
     return gathered
 
 

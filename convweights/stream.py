@@ -100,11 +100,11 @@ def _signed(word: torch.Tensor) -> torch.Tensor:
 def _normal(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Two standard normal numbers from two words, by Box and Muller; the polynomials are minimax fits."""
     # u in [2^-32, 1 - 2^-24], u = 2^e * (1 + m) with 1 + m in [sqrt(1/2), sqrt(2)); exponent is e * 2^23.
-    u = _fma((a >> 1).float(), _hex("0x1.fffffep-32"), _hex("0x1p-32"))
+    u = _fma((a >> 1).float(), _SPREAD, 2.0**-32)
     bits = u.view(torch.int32).long()
     exponent = (bits - 0x3F3504F3) & ~0x7FFFFF
     m = (bits - exponent).int().view(torch.float32) - 1.0
-    s = _fma(exponent.float(), _hex("-0x1.62e430p-23"), m * _horner(m, _LOG))  # -2 ln u
+    s = _fma(exponent.float(), _MINUS_2_LN_2, m * _horner(m, _LOG))  # -2 ln u
     r = s.double().sqrt().float()  # torch.sqrt of float32 is not always correctly rounded
     r = torch.where(a & 1 == 1, -r, r)
     v = _signed(b).float() * 2.0**-31  # quarter turns
@@ -112,20 +112,18 @@ def _normal(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     return r * _horner(t, _COSINE), r * v * _horner(t, _SINE)
 
 
-def _hex(text: str) -> float:
-    return float.fromhex(text)
+def _hex(*texts: str) -> tuple[float, ...]:
+    return tuple(map(float.fromhex, texts))
 
 
 # The highest power first.
-_LOG = tuple(
-    map(
-        _hex,
-        "0x1.9e329cp-3 -0x1.4c371cp-2 0x1.613e34p-2 -0x1.978df6p-2 "
-        "0x1.ff63acp-2 -0x1.5559e6p-1 0x1.000078p+0 -0x1.fffffep+0".split(),
-    )
+_LOG = _hex(
+    *("0x1.9e329cp-3", "-0x1.4c371cp-2", "0x1.613e34p-2", "-0x1.978df6p-2"),
+    *("0x1.ff63acp-2", "-0x1.5559e6p-1", "0x1.000078p+0", "-0x1.fffffep+0"),
 )
-_COSINE = tuple(map(_hex, "0x1.c128aap-11 -0x1.54e8d8p-6 0x1.03bc78p-2 -0x1.3bd39ep+0 0x1.fffffep-1".split()))
-_SINE = tuple(map(_hex, "0x1.4701dep-13 -0x1.32e974p-8 0x1.466f3ep-4 -0x1.4abbf0p-1 0x1.921fb6p+0".split()))
+_COSINE = _hex("0x1.c128aap-11", "-0x1.54e8d8p-6", "0x1.03bc78p-2", "-0x1.3bd39ep+0", "0x1.fffffep-1")
+_SINE = _hex("0x1.4701dep-13", "-0x1.32e974p-8", "0x1.466f3ep-4", "-0x1.4abbf0p-1", "0x1.921fb6p+0")
+_SPREAD, _MINUS_2_LN_2 = _hex("0x1.fffffep-32", "-0x1.62e430p-23")
 
 
 def _horner(t: torch.Tensor, coefficients: Sequence[float]) -> torch.Tensor:
@@ -135,13 +133,13 @@ def _horner(t: torch.Tensor, coefficients: Sequence[float]) -> torch.Tensor:
     return total
 
 
-def _fma(a: torch.Tensor, b: torch.Tensor | float, c: float) -> torch.Tensor:
+def _fma(a: torch.Tensor, b: torch.Tensor | float, c: torch.Tensor | float) -> torch.Tensor:
     """a * b + c of float32 numbers, rounded once.
 
     The product is exact in float64; its sum with c is rounded to odd, so that the rounding to float32 that follows
     sees on which side of a tie the exact sum lies.
     """
-    product = a.double() * (b if isinstance(b, float) else b.double())
+    product = a.double() * b
     total = product + c
     taken = total - product
     error = (product - (total - taken)) + (c - taken)

@@ -152,8 +152,20 @@ def bad_transfers() -> list[ErrorInput]:
         row("scale that is text", pair, TypeError, r"scale must be a number, got '2'", scale="2"),
         row("scale complex", pair, TypeError, r"scale must be a number, got 1j", scale=1j),
         row("scale true", pair, TypeError, r"scale must be a number, got True", scale=True),
-        row("fill that is text", pair, ValueError, r'fill must be a number or "keep", got .zero.', fill="zero"),
-        row("fill that is None", pair, TypeError, r'fill must be a number or "keep", got None', fill=None),
+        row(
+            "fill that is text",
+            pair,
+            ValueError,
+            r'fill must be a number, "keep" or an initialiser, got .zero.',
+            fill="zero",
+        ),
+        row(
+            "fill that is None",
+            pair,
+            TypeError,
+            r'fill must be a number, "keep" or an initialiser, got None',
+            fill=None,
+        ),
         row(
             "fill too large",
             lambda d: (t(d, 2, dtype=torch.float16), t(d, 2, dtype=torch.float16)),

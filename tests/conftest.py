@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from convweights import native
 
 QUIET = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
 settings.register_profile("default", max_examples=150, deadline=None, suppress_health_check=QUIET)
@@ -29,6 +32,30 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+LEVELS = native.cpu.simd_levels() if native.cpu is not None else []
+
+
+def _choose(level: str) -> Iterator[str]:
+    native.cpu.choose_simd_level(level)
+    yield level
+    native.cpu.choose_simd_level(LEVELS[0])
+
+
+@pytest.fixture(params=LEVELS)
+def simd_level(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set that update can run on here, chosen for the length of a test."""
+    yield from _choose(request.param)
+
+
+@pytest.fixture(params=["reference", *LEVELS])
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The reference, and each instruction set."""
+    if request.param == "reference":
+        yield request.param
+    else:
+        yield from _choose(request.param)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from convweights.checkpoint.rules import Channels
 from convweights.maps import Blocks, Interleave, Map, Offset, Strided, Tile
+from convweights.ops.initializers import INITIALIZERS
 
-GROW = ("tile", "interleave", "keep", "zeros")
+GROW = ("tile", "interleave", "keep", "zeros", *INITIALIZERS)
 SHRINK = ("tile", "interleave", "blocks", "strided", "truncate")
 _MAPS: dict[str, type[Map]] = {
     "tile": Tile,
@@ -17,6 +18,7 @@ _MAPS: dict[str, type[Map]] = {
     "truncate": Offset,
     "keep": Offset,
     "zeros": Offset,
+    **dict.fromkeys(INITIALIZERS, Offset),
 }
 # The only ones whose copies or means get rescaled unless told otherwise, and only along the input.
 _RESCALED = ("tile", "interleave", "blocks", "strided")
@@ -87,5 +89,5 @@ def _default(role: str, n: int, m: int) -> str:
         return "tile" if m > n else "blocks"
     if m < n:
         return "truncate"
-    remedy = f"such as {m}:zeros, {m}:tile, or {m}:keep with a template"
+    remedy = f"such as {m}:zeros, {m}:tile, {m}:kaiming_normal, or {m}:keep with a template"
     raise Unreachable(f"say how where it grows ({', '.join(map(repr, GROW))})", f"only {m} for {n}", remedy)

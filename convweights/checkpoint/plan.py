@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -15,12 +16,15 @@ from convweights.checkpoint.errors import CheckpointError, sentence
 from convweights.checkpoint.formats import open_checkpoint
 from convweights.checkpoint.matching import Asked, collect, is_computed
 from convweights.checkpoint.notes import plan_notes
-from convweights.checkpoint.report import Plan, TensorPlan, dtype_name
+from convweights.checkpoint.report import Fill, Plan, TensorPlan, dtype_name
 from convweights.checkpoint.rules import Layout, Rule, load_rules, parse_dtype
+from convweights.ops.initializers import INITIALIZERS, Initializer
 from convweights.ops.transfer import MAX_DIMENSIONS
 
 PathOrText = str | PathLike[str]
-_FILLS: dict[str, float | Literal["keep"]] = {"keep": "keep", "zeros": 0.0}
+_FILLS: dict[str, Fill] = {"keep": "keep", "zeros": 0.0}
+# Of a normalisation; its bias and running_mean start at 0, as every bias does here.
+_STARTS_AT_1 = ("weight", "running_var")
 
 
 def plan(
@@ -99,7 +103,7 @@ class _Drafter:
         dtype = asked.get("dtype") or (self.dtype if self.dtype and info.plain and is_computed(info) else info.dtype)
         target = TensorInfo(info.name, tuple(shape), dtype, info.plain)
         maps = {dim: change.map for dim, change in resized.items()}
-        fill = self._fill(target, resized)
+        fill = self._fill(target, resized, asked, layout)
         new = 1.0
         for change in resized.values():
             new *= change.own
@@ -109,7 +113,7 @@ class _Drafter:
             layout.permutation if layout else None,
             maps,
             fill,
-            _how(info, dtype, layout, resized, asked),
+            _how(info, dtype, layout, resized, asked, fill),
             " x ".join(change.scale for change in resized.values() if change.scale != "1") or "1",
             1.0 - new if target.nbytes else 0.0,
         )
@@ -135,15 +139,39 @@ class _Drafter:
                 changes[dim] = change
         return changes
 
-    def _fill(self, target: TensorInfo, resized: dict[int, Resized]) -> float | Literal["keep"]:
-        fills = {change.how for change in resized.values() if change.how in _FILLS}
+    def _fill(self, target: TensorInfo, resized: Mapping[int, Resized], asked: Asked, layout: Layout | None) -> Fill:
+        """What new positions get; both dimensions must say the same."""
+        fills: dict[str, Fill] = {}
+        for role in ("out_channels", "in_channels"):
+            change = resized.get(_dimension(role, layout)) if role in asked.settings else None
+            if change is None:
+                continue
+            channels, rule = asked.settings[role]
+            initializer = channels.initializer(target.name)
+            if initializer is not None:
+                fills[str(channels).partition(":")[2]] = self._initial(target, initializer, rule)
+            elif change.how in _FILLS:
+                fills[change.how] = _FILLS[change.how]
         if len(fills) > 1:
-            rule = "fill new channels in one way for both dimensions"
-            raise self._error(target, f"how of {target.name}", rule, "keep and zeros")
-        fill = _FILLS[fills.pop()] if fills else 0.0
+            must = "fill new channels in one way for both dimensions"
+            raise self._error(target, f"how of {target.name}", must, " and ".join(sorted(fills)))
+        fill = next(iter(fills.values()), 0.0)
         if fill == "keep":
             self._check_template(target)
         return fill
+
+    def _initial(self, target: TensorInfo, initializer: Initializer, rule: Rule) -> Fill:
+        """A weight's new channels are drawn; of biases and statistics they are what a new layer has."""
+        if not is_computed(target):
+            must, got = "be float64, float32, float16 or bfloat16 to be initialised", dtype_name(target.dtype)
+            raise self._error(target, target.name, must, got, source=rule)
+        if len(target.shape) > 1:
+            try:
+                initializer.checked(self.function, target.shape)
+            except ValueError as error:
+                raise self._error(target, f"how of {target.name}", "suit its shape", str(error), source=rule) from None
+            return initializer
+        return 1.0 if target.name.rpartition(".")[2] in _STARTS_AT_1 else 0.0
 
     def _check_template(self, target: TensorInfo) -> None:
         argument = f"how of {target.name}"
@@ -191,12 +219,24 @@ def _dimension(role: str, layout: Layout | None) -> int:
     return layout.target.index(letter) if layout and letter in layout.target else usual
 
 
-def _how(info: TensorInfo, dtype: torch.dtype, layout: Layout | None, resized: dict[int, Resized], asked: Asked) -> str:
+def _how(
+    info: TensorInfo,
+    dtype: torch.dtype,
+    layout: Layout | None,
+    resized: Mapping[int, Resized],
+    asked: Asked,
+    fill: Fill,
+) -> str:
     words = [f"layout {layout}"] if layout else []
     for role in ("out_channels", "in_channels"):
         change = resized.get(_dimension(role, layout)) if role in asked.settings else None
         if change is not None:
-            words.append(f"{role} {change.n} -> {change.m} {change.how}")
+            how = change.how
+            if isinstance(fill, Initializer):
+                how += f" seed {fill.seed}"
+            elif how in INITIALIZERS:
+                how = "ones" if fill == 1.0 else "zeros"
+            words.append(f"{role} {change.n} -> {change.m} {how}")
     if dtype != info.dtype:
         words.append(f"cast to {dtype_name(dtype)}")
     return ", ".join(words)

@@ -11,6 +11,9 @@ import torch
 
 from convweights.checkpoint.contents import TensorInfo
 from convweights.maps import Map
+from convweights.ops.initializers import Initializer
+
+Fill = float | Literal["keep"] | Initializer
 
 HEADER = ("tensor", "from", "to", "how", "scale", "new")
 
@@ -20,17 +23,17 @@ class TensorPlan:
     """One tensor, from ``source`` to ``target``.
 
     ``permutation`` reorders the source's dimensions, ``maps`` then lead each to its new size, ``fill`` is what
-    positions get that no source position reaches: a value, or "keep" for the template's. ``how`` and ``scale`` say
-    it in words. ``new`` is the share of the target's values that do not stand for a source value of their own: those
-    filled, those kept from a template, and every copy of a source value after the first. 3 -> 4 channels has a
-    quarter of new values, repeated or filled; averages have none.
+    positions get that no source position reaches: a value, an initialiser, or "keep" for the template's. ``how`` and
+    ``scale`` say it in words. ``new`` is the share of the target's values that do not stand for a source value of their
+    own: those filled, those kept from a template, and every copy of a source value after the first. 3 -> 4 channels
+    has a quarter of new values, repeated or filled; averages have none.
     """
 
     source: TensorInfo
     target: TensorInfo
     permutation: tuple[int, ...] | None
     maps: Mapping[int, Map]
-    fill: float | Literal["keep"]
+    fill: Fill
     how: str
     scale: str
     new: float

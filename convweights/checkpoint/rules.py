@@ -13,27 +13,39 @@ import torch
 
 from convweights.checkpoint.errors import CheckpointError, reason, sentence
 from convweights.maps import RESCALES
+from convweights.ops.initializers import INITIALIZERS, Initializer
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
-HOWS = ("tile", "interleave", "blocks", "strided", "truncate", "keep", "zeros")
+HOWS = ("tile", "interleave", "blocks", "strided", "truncate", "keep", "zeros", *INITIALIZERS)
 LETTERS = "OIDHW"
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Channels:
-    """A new number of channels; ``how`` and ``rescale`` of None mean the defaults for the direction."""
+    """A new number of channels; ``how`` and ``rescale`` of None mean the defaults for the direction.
+
+    ``arguments`` are those of the initialiser where ``how`` is one, its seed among them.
+    """
 
     to: int
     how: str | None = None
     rescale: str | None = None
+    arguments: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
-        return ":".join(str(part) for part in (self.to, self.how, self.rescale) if part is not None)
+        given = [f"{name}={value}" for name, value in self.arguments]
+        return ":".join(str(part) for part in (self.to, self.how, self.rescale, *given) if part is not None)
+
+    def initializer(self, stream: str) -> Initializer | None:
+        """The initialiser for new channels of the tensor of that name, where ``how`` is one."""
+        if self.how not in INITIALIZERS:
+            return None
+        return INITIALIZERS[self.how](**{"seed": 0, **dict(self.arguments), "stream": stream})
 
 
 @dataclass(frozen=True)
@@ -130,11 +142,12 @@ def parse_rule(function: str, values: Any, origin: str) -> Rule:
 def parse_channels(function: str, argument: str, value: Any) -> Channels | None:
     if value is None or isinstance(value, Channels):
         return value
-    table = value if isinstance(value, Mapping) else {"to": value}
-    if not set(table) <= {"to", "how", "rescale"} or "to" not in table:
-        rule = "be a number of channels or a table of to, how and rescale"
+    table = dict(value) if isinstance(value, Mapping) else {"to": value}
+    to, how, rescale = table.pop("to", None), table.pop("how", None), table.pop("rescale", None)
+    known = {field.name for field in fields(INITIALIZERS[how])} - {"stream"} if how in INITIALIZERS else set()
+    if to is None or not set(table) <= known:
+        rule = f"be a number of channels or a table of {', '.join(('to', 'how', *sorted(known)))} and rescale"
         raise ValueError(sentence(function, argument, rule, repr(value)))
-    to, how, rescale = table["to"], table.get("how"), table.get("rescale")
     if isinstance(to, bool) or not isinstance(to, int):
         raise TypeError(sentence(function, argument, "be an int", repr(to)))
     if to < 1:
@@ -143,7 +156,14 @@ def parse_channels(function: str, argument: str, value: Any) -> Channels | None:
         raise ValueError(sentence(function, f"how in {argument}", f"be {_either(HOWS)}", repr(how)))
     if rescale is not None and rescale not in RESCALES:
         raise ValueError(sentence(function, f"rescale in {argument}", f"be {_either(RESCALES)}", repr(rescale)))
-    return Channels(to, how, rescale)
+    channels = Channels(to, how, rescale, tuple(table.items()))
+    initializer = channels.initializer("")
+    if initializer is not None:
+        try:
+            initializer.checked(function, (1, 1))
+        except (TypeError, ValueError) as error:
+            raise type(error)(str(error).replace(f"{function}: ", f"{function}: {argument}: ", 1)) from None
+    return channels
 
 
 def parse_layout(function: str, argument: str, value: Any) -> Layout | None:

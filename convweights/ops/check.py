@@ -93,9 +93,7 @@ def within(function: str, argument: str, value: Any, end: int) -> int:
     """An integer of 0 .. end - 1; ``end`` is a power of two."""
     number = integer(function, argument, value)
     if not 0 <= number < end:
-        raise ValueError(
-            f"{function}: {argument} must lie in 0 .. 2^{end.bit_length() - 1} - 1, got {number}"
-        )
+        raise ValueError(f"{function}: {argument} must lie in 0 .. 2^{end.bit_length() - 1} - 1, got {number}")
     return number
 
 
@@ -109,6 +107,16 @@ def finite(function: str, argument: str, value: Any) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{function}: {argument} must be finite, got {value!r}")
     return number
+
+
+# Numbers from here on round to an infinity: half of the last place above the largest float32.
+_FLOAT32_END = torch.finfo(torch.float32).max * (1 + 2.0**-25)
+
+
+def fits_float32(function: str, argument: str, number: float) -> None:
+    """A finite number that is finite in float32, too."""
+    if abs(number) >= _FLOAT32_END:
+        raise ValueError(f"{function}: {argument} must be finite in float32, got {number!r}")
 
 
 def choice(function: str, argument: str, value: Any, allowed: tuple[str, ...]) -> str:

@@ -99,7 +99,9 @@ class Targets:
     def by_device(self) -> list[Targets]:
         """The same in parts of one device each."""
         devices = [tensor.device for tensor in self.tensors]
-        return [self._only([i for i, other in enumerate(devices) if other == device]) for device in dict.fromkeys(devices)]
+        return [
+            self._only([i for i, other in enumerate(devices) if other == device]) for device in dict.fromkeys(devices)
+        ]
 
 
 def resolve(
@@ -124,7 +126,9 @@ def resolve(
         if stream is not None:
             raise ValueError(f"{function}: stream must be left out where names give the streams, got {stream!r}")
         streams = _streams_of_names(function, argument, labels) if draws else range(len(tensors))
-        masks, boxes = (_picked(function, argument, name, given, labels) for name, given in (("mask", mask), ("box", box)))
+        masks, boxes = (
+            _picked(function, argument, name, given, labels) for name, given in (("mask", mask), ("box", box))
+        )
     else:
         labels, tensors = _in_a_row(function, argument, params)
         streams = _streams_in_a_row(function, stream, len(tensors))
@@ -194,20 +198,24 @@ def _of(argument: str, targets: Targets, label: str) -> str:
     return argument if targets.labels is None else f"{argument} of {label}"
 
 
-def _mask(function: str, argument: str, mask: Any, tensor: torch.Tensor) -> torch.Tensor | None:
+def _mask(function: str, argument: str, given: Any, tensor: torch.Tensor) -> torch.Tensor | None:
     """The mask with the tensor's rank."""
-    if mask is None:
+    if given is None:
         return None
-    mask = mask.to_local() if is_dtensor(mask) else mask
+    mask: torch.Tensor = given.to_local() if is_dtensor(given) else given
     check.dense(function, argument, mask)
     if mask.dtype != torch.bool:
-        raise TypeError(f"{function}: {argument} must be bool, got {check.name(mask.dtype)}; compare it, as in mask != 0")
+        raise TypeError(
+            f"{function}: {argument} must be bool, got {check.name(mask.dtype)}; compare it, as in mask != 0"
+        )
     check.same_device(function, argument, mask, tensor)
     shape = tuple(tensor.shape)
     missing = len(shape) - mask.ndim
     if missing < 0 or any(m not in (1, n) for m, n in zip(mask.shape, shape[missing:], strict=True)):
         raise ValueError(f"{function}: {argument} must broadcast to shape {shape}, got shape {tuple(mask.shape)}")
-    return mask[(None,) * missing]
+    for _ in range(missing):
+        mask = mask.unsqueeze(0)
+    return mask
 
 
 def _extent(tensor: torch.Tensor) -> int:
@@ -299,10 +307,11 @@ def _one_stream(function: str, stream: Any, draws: bool) -> int:
             f"{function}: stream must be given for a single tensor, or every one would get the same noise, got None; "
             f"pass its name or a number"
         )
-    return 0 if stream is None else _stream(function, "stream", stream)
+    return 0 if stream is None else stream_number(function, "stream", stream)
 
 
-def _stream(function: str, argument: str, stream: Any) -> int:
+def stream_number(function: str, argument: str, stream: Any) -> int:
+    """A name's stream, or the number that a stream is given by."""
     return stream_of(stream) if isinstance(stream, str) else check.within(function, argument, stream, 2**32)
 
 
@@ -311,7 +320,7 @@ def _streams_in_a_row(function: str, stream: Any, count: int) -> Sequence[int]:
         return range(count)
     if isinstance(stream, (str, int)) or not isinstance(stream, Iterable):
         raise TypeError(f"{function}: stream must be a list of names or numbers where params is one, got {stream!r}")
-    streams = [_stream(function, f"stream[{i}]", entry) for i, entry in enumerate(stream)]
+    streams = [stream_number(function, f"stream[{i}]", entry) for i, entry in enumerate(stream)]
     if len(streams) != count:
         raise ValueError(f"{function}: stream must hold one entry for each of {count} tensors, got {len(streams)}")
     return streams

@@ -14,9 +14,11 @@ from typing import Literal
 import numpy as np
 import torch
 
-from convweights.maps import KINDS, RESCALES, Identity, Map, Select
+from convweights.maps import KINDS, RESCALES, Identity, Map, Offset, Select
 from convweights.ops import check
+from convweights.ops.initializers import Initializer
 from convweights.ops.transfer_reference import reference_transfer_
+from convweights.ops.update import Place, initialize_as
 
 MAX_DIMENSIONS = 8
 
@@ -34,7 +36,7 @@ def transfer_(
     maps: Mapping[int, Map] | None = None,
     *,
     scale: float = 1.0,
-    fill: float | complex | Literal["keep"] = 0.0,
+    fill: float | complex | Literal["keep"] | Initializer = 0.0,
 ) -> torch.Tensor:
     """Write ``source`` into ``weight``, each dimension through its map, in one pass and without allocating.
 
@@ -56,7 +58,9 @@ def transfer_(
             ``Truncate``, ``Pad``, ``Center``), :class:`~convweights.Select`, :class:`~convweights.Resize`,
             :class:`~convweights.Mean`.
         scale: a finite number that multiplies every value read.
-        fill: what becomes of positions that no source position reaches: a value, or ``"keep"``.
+        fill: what becomes of positions that no source position reaches: a value, ``"keep"``, or an initialiser such
+            as ``cw.init.KaimingNormal(seed=0, stream="conv1.weight")``, which gives them what it would give the whole
+            weight there.
 
     float64, float32, float16 and bfloat16 convert into each other; every other dtype can be copied, selected,
     padded and filled. Memory that weight and source share is refused.
@@ -81,7 +85,7 @@ def transfer_as(
     maps: Mapping[int, Map] | None,
     *,
     scale: float = 1.0,
-    fill: float | complex | Literal["keep"] = 0.0,
+    fill: float | complex | Literal["keep"] | Initializer = 0.0,
     in_place: bool = False,
 ) -> torch.Tensor:
     """:func:`transfer_` on behalf of ``function``, whose name errors carry. ``in_place``: the overlap is intended."""
@@ -91,6 +95,8 @@ def transfer_as(
     given = _by_position(function, weight, source, {} if maps is None else maps)
     scale = check.finite(function, "scale", scale)
     words = _fill_words(function, fill, weight.dtype)
+    if isinstance(fill, Initializer):
+        fill.checked(function, weight.shape)
     encode = _encode.__wrapped__ if torch.compiler.is_compiling() else _encode  # dynamo warns of caches
     encoded = encode(function, given, source.shape, weight.shape, source.dtype, weight.dtype, scale)
     if not in_place and check.overlap(weight, source):
@@ -102,7 +108,34 @@ def transfer_as(
         if not torch.compiler.is_compiling():
             # A C++ operator does not do this by itself, and a stale graph would silently give a wrong gradient.
             torch.autograd.graph.increment_version(weight)
+    if isinstance(fill, Initializer):
+        places = _unreached(source.shape, weight.shape, dict(given))
+        if places:
+            initialize_as(function, weight, fill, places)
     return weight
+
+
+def _unreached(source: Sequence[int], weight: Sequence[int], maps: Mapping[int, Map]) -> list[Place]:
+    """The parts of the weight that no source position reaches, as places that do not overlap."""
+    places: list[Place] = []
+    offset, size = [0] * len(weight), list(weight)
+    for dim, (n, m) in enumerate(zip(source, weight, strict=True)):
+        if not isinstance(maps.get(dim), Offset):
+            continue
+        start = maps[dim].start_for(n, m)
+        begin, end = min(max(-start, 0), m), max(min(n - start, m), 0)
+        begin = min(begin, end)
+        for first, last in ((0, begin), (end, m)):
+            if last > first:
+                places.append(
+                    (
+                        [first if d == dim else o for d, o in enumerate(offset)],
+                        [last - first if d == dim else s for d, s in enumerate(size)],
+                    )
+                )
+        # What the dimensions that follow leave out lies inside what this one reaches.
+        offset[dim], size[dim] = begin, end - begin
+    return [place for place in places if math.prod(place[1])]
 
 
 def _by_position(
@@ -178,16 +211,21 @@ def _check_dtypes(function: str, source: torch.dtype, weight: torch.dtype, copie
         )
 
 
-def _fill_words(function: str, fill: float | complex | str, dtype: torch.dtype) -> list[int]:
+def _fill_words(function: str, fill: float | complex | str | Initializer, dtype: torch.dtype) -> list[int]:
     """The bits of ``fill`` in ``dtype`` as little-endian 64-bit words; none for "keep"."""
+    if isinstance(fill, Initializer):
+        if dtype not in check.COMPUTE_DTYPES:
+            got = type(fill).__name__
+            raise ValueError(f"{function}: fill must be a value that {check.name(dtype)} can hold, got {got}")
+        return []
     if isinstance(fill, str):
         if fill != "keep":
-            raise ValueError(f'{function}: fill must be a number or "keep", got {fill!r}')
+            raise ValueError(f'{function}: fill must be a number, "keep" or an initialiser, got {fill!r}')
         return []
     if isinstance(fill, np.generic):
         fill = fill.item()
     if not isinstance(fill, (bool, int, float, complex)):
-        raise TypeError(f'{function}: fill must be a number or "keep", got {fill!r}')
+        raise TypeError(f'{function}: fill must be a number, "keep" or an initialiser, got {fill!r}')
     try:
         return list(_constant_words(fill, dtype))
     except (RuntimeError, TypeError, ValueError, OverflowError):

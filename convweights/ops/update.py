@@ -13,11 +13,13 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from convweights.ops import check
+from convweights.ops.initializers import Initializer
 from convweights.ops.parameters import Params, Targets, resolve
 from convweights.ops.update_reference import reference_update_
 from convweights.stream import DISTRIBUTIONS
 
 Distribution = Literal["normal", "uniform", "rademacher", "none"]
+Place = tuple[Sequence[int], Sequence[int]]
 P = TypeVar("P", bound=Params)
 
 MOST_SEEDS = 1024
@@ -25,7 +27,8 @@ MOST_SEEDS = 1024
 _library = torch.library.Library("convweights", "FRAGMENT")
 _library.define(
     "update_(Tensor(a!)[] weights, Tensor?[] masks, int[] streams, int[] boxes, int distribution, float decay, "
-    "float shift, float[] scales, int[] seeds, int step, bool accumulate, bool stochastic, bool disjoint, Tensor? state) -> ()"
+    "float shift, float[] scales, int[] seeds, int step, bool accumulate, bool stochastic, bool disjoint, "
+    "Tensor? state) -> ()"
 )
 _operator = torch.ops.convweights.update_.default
 
@@ -241,6 +244,45 @@ def noise(
     )
 
 
+def initialize_as(
+    function: str, weight: torch.Tensor, initializer: Initializer, places: Sequence[Place] | None = None
+) -> torch.Tensor:
+    """Fill a weight, or the places of it, on behalf of ``function``: a decay of 0, so that nothing is read.
+
+    A place is (offset, size); no two overlap. Their numbers are those that the whole weight would have there.
+    """
+    if not isinstance(weight, torch.Tensor):
+        raise TypeError(f"{function}: weight must be a torch.Tensor, got {type(weight).__name__}")
+    shift, scale = initializer.checked(function, weight.shape)
+    drawn = {"decay": 0.0, "shift": shift, "scales": [scale], "seeds": [initializer.seed]}
+    if places is None:
+        return update_as(
+            function,
+            weight,
+            stream=initializer.stream,
+            distribution=initializer.distribution,
+            argument="weight",
+            **drawn,  # type: ignore[arg-type]
+        )
+    views = []
+    for offset, size in places:
+        view = weight.detach()
+        for dim, (start, length) in enumerate(zip(offset, size, strict=True)):
+            view = view.narrow(dim, start, length)
+        views.append(view)
+    update_as(
+        function,
+        views,
+        stream=[initializer.stream] * len(views),
+        distribution=initializer.distribution,
+        box=[(weight.shape, offset) for offset, _ in places],
+        disjoint=True,
+        argument="weight",
+        **drawn,  # type: ignore[arg-type]
+    )
+    return weight
+
+
 def update_as(
     function: str,
     params: P,
@@ -259,8 +301,9 @@ def update_as(
     accumulate: bool = False,
     names: tuple[str, str] = ("scale", "seed"),
     argument: str = "params",
+    disjoint: bool = False,
 ) -> P:
-    """:func:`update_` on behalf of ``function``, whose names errors carry."""
+    """:func:`update_` on behalf of ``function``, whose names errors carry. ``disjoint``: no two params overlap."""
     check.choice(function, "distribution", distribution, DISTRIBUTIONS)
     check.choice(function, "rounding", rounding, ("nearest", "stochastic"))
     decay, shift = check.finite(function, "decay", decay), check.finite(function, "shift", shift)
@@ -291,7 +334,7 @@ def update_as(
         stochastic,
     )
     with torch.no_grad():
-        _run(targets, recipe, state, numbers, names[1])
+        _run(targets, recipe, state, numbers, names[1], disjoint)
         if not torch.compiler.is_compiling():
             # A C++ operator does not do this by itself, and a stale graph would silently give a wrong gradient.
             torch.autograd.graph.increment_version(targets.tensors)
@@ -304,23 +347,24 @@ def _run(
     state: torch.Tensor | None,
     numbers: dict[str, float],
     seed: str,
+    disjoint: bool,
 ) -> None:
     """Check and write. Native kernels find for themselves, and faster, that something is wrong with a weight."""
     tensors = targets.tensors
     if not tensors:
         return
     if torch.compiler.is_compiling():
-        _operator(tensors, targets.masks, targets.streams, targets.boxes, *recipe, False, state)
+        _operator(tensors, targets.masks, targets.streams, targets.boxes, *recipe, disjoint, state)
         return
     quick = (
         _is_native(tensors[0].device.type)
         and not any(map(torch.Tensor.is_neg, tensors))
         and (torch.is_inference_mode_enabled() or not any(map(torch.Tensor.is_inference, tensors)))
-        and all(abs(number) < _FLOAT32_END for number in numbers.values())
+        and max(map(abs, numbers.values())) < _SURELY_FINITE
     )
     if quick:
         try:
-            _operator(tensors, targets.masks, targets.streams, targets.boxes, *recipe, False, state)
+            _operator(tensors, targets.masks, targets.streams, targets.boxes, *recipe, disjoint, state)
             return
         except RuntimeError:
             pass
@@ -331,6 +375,10 @@ def _run(
             check.same_device(targets.function, seed, state, tensor)
     for part in targets.by_device():
         _operator(part.tensors, part.masks, part.streams, part.boxes, *recipe, True, state)
+
+
+# In float32; what is larger gets a second look.
+_SURELY_FINITE = 1e38
 
 
 @functools.cache
@@ -358,7 +406,9 @@ def _seeds(
             got = f"{check.name(first.dtype)} of shape {tuple(first.shape)}"
             raise TypeError(f"{function}: {argument} must be an int64 tensor of two, seed and step, got {got}")
         if step != 0:
-            raise ValueError(f"{function}: step must be left out where {argument} is a tensor that holds it, got {step}")
+            raise ValueError(
+                f"{function}: step must be left out where {argument} is a tensor that holds it, got {step}"
+            )
         return (first if needed else None), [0]
     if first is None:
         if needed:
@@ -370,10 +420,6 @@ def _seeds(
     return None, [number - 2**64 if number >= 2**63 else number for number in numbers]
 
 
-# Numbers from here on round to an infinity: half of the last place above the largest float32.
-_FLOAT32_END = torch.finfo(torch.float32).max * (1 + 2.0**-25)
-
-
 def _check_dtypes(targets: Targets, *, stochastic: bool, numbers: dict[str, float]) -> None:
     dtypes = {tensor.dtype for tensor in targets.tensors}
     for dtype in dtypes if stochastic else ():
@@ -383,8 +429,7 @@ def _check_dtypes(targets: Targets, *, stochastic: bool, numbers: dict[str, floa
                 f"only float16 and bfloat16 round at random"
             )
     for argument, number in numbers.items() if dtypes != {torch.float64} else ():
-        if abs(number) >= _FLOAT32_END:
-            raise ValueError(f"{targets.function}: {argument} must be finite in float32, got {number!r}")
+        check.fits_float32(targets.function, argument, number)
 
 
 _library.impl("update_", reference_update_, "CompositeExplicitAutograd")

@@ -32,33 +32,23 @@ def reference_update_(
     rest = list(boxes)
     for position, (weight, stream) in enumerate(zip(weights, streams, strict=True)):
         box, rest = rest[: 2 * weight.ndim], rest[2 * weight.ndim :]
-        if weight.numel() == 0:
-            continue
-        mask = masks[position] if masks else None
-        compute = torch.float64 if weight.dtype == torch.float64 else torch.float32
         index = _indices(weight, box)
-        kind = DISTRIBUTIONS[distribution]
-
-        def drawn(seed: int, scale: float, index=index, stream=stream, kind=kind, compute=compute) -> torch.Tensor:
-            return noise(kind, index, seed % 2**64, step, stream).to(compute) * scale
-
+        compute = torch.float64 if weight.dtype == torch.float64 else torch.float32
         rounded = [torch.tensor(value, dtype=compute).item() for value in (decay, shift, *scales)]
-        terms = _terms(weight.to(compute), rounded[0], rounded[1])
-        if accumulate:
-            total = torch.zeros_like(weight, dtype=compute)
-            for seed, coefficient in zip(seeds, rounded[2:], strict=True):
-                total = total + drawn(seed, coefficient).to(weight.device)
-            terms.append(total)
-        elif kind != "none" and rounded[2] != 0:
-            terms.append(drawn(seeds[0], rounded[2]).to(weight.device))
-        new = terms[0] if terms else torch.zeros_like(weight, dtype=compute)
-        for term in terms[1:]:
-            new = new + term
+        drawn = [
+            (noise(DISTRIBUTIONS[distribution], index, seed % 2**64, step, stream).to(compute) * scale).to(
+                weight.device
+            )
+            for seed, scale in zip(seeds, rounded[2:], strict=True)
+            if distribution and (accumulate or scale != 0)
+        ]
+        new = _moved(weight.to(compute), rounded[0], rounded[1], drawn, accumulate)
         if stochastic:
             random = words(index, seeds[0] % 2**64, step, stream, STOCHASTIC_ROUNDING).to(weight.device)
             made = raw(_round_randomly(new, random, weight.dtype))
         else:
             made = raw(new.to(weight.dtype))
+        mask = masks[position] if masks else None
         raw(weight).copy_(made if mask is None else torch.where(mask, made, raw(weight)))
 
 
@@ -77,14 +67,26 @@ def _indices(weight: torch.Tensor, box: Sequence[int]) -> torch.Tensor:
     return index
 
 
-def _terms(weight: torch.Tensor, decay: float, shift: float) -> list[torch.Tensor]:
-    """decay * weight + shift as terms to add from the left; those that are absent are absent, so -0.0 stays -0.0."""
+def _moved(
+    weight: torch.Tensor, decay: float, shift: float, drawn: Sequence[torch.Tensor], accumulate: bool
+) -> torch.Tensor:
+    """decay * weight + shift + noise, from the left. Absent terms are left out, so that -0.0 stays -0.0."""
     terms = []
     if decay != 0:
         terms.append(weight if decay == 1 else weight * decay)
     if shift != 0:
         terms.append(torch.full_like(weight, shift))
-    return terms
+    if accumulate:
+        total = torch.zeros_like(weight)
+        for weighed in drawn:
+            total = total + weighed
+        terms.append(total)
+    else:
+        terms += drawn
+    new = terms[0] if terms else torch.zeros_like(weight)
+    for term in terms[1:]:
+        new = new + term
+    return new
 
 
 def _round_randomly(value: torch.Tensor, random: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
