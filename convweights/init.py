@@ -22,7 +22,7 @@ from convweights.ops.initializers import (
     XavierNormal,
     XavierUniform,
 )
-from convweights.ops.update import initialize_as
+from convweights.ops.update_call import initialize_as
 
 __all__ = [
     "Initializer",

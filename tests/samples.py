@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from cases import Case, Placed
+from oracle import COMPUTE_DTYPES
+from update_cases import Target, UpdateCase, plain
 
 import convweights as cw
 
@@ -48,6 +50,24 @@ OP_SAMPLES: dict[str, Case] = {
 }
 
 
+def _row(*dtypes: torch.dtype, **rest: Any) -> list[Target]:
+    return [plain((3 + k, 5), dtype, stream=k, **rest) for k, dtype in enumerate(dtypes)]
+
+
+UPDATE_SAMPLES: dict[str, UpdateCase] = {
+    "normal": UpdateCase(_row(torch.float32)),
+    "every dtype": UpdateCase(_row(*COMPUTE_DTYPES), {"decay": 0.5, "shift": 1.0, "distribution": "uniform"}),
+    "strided": UpdateCase(_row(torch.float32, torch.float16, order=(1, 0)), {"distribution": "rademacher"}),
+    "seeds": UpdateCase(_row(torch.bfloat16), {"accumulate": True, "seeds": [1, 2], "scales": [0.5, -0.5]}),
+    "stochastic": UpdateCase(_row(torch.bfloat16, torch.float16), {"stochastic": True, "seeds": [2**64 - 1]}),
+    "no noise": UpdateCase(_row(torch.float64), {"distribution": "none", "decay": 0.9}),
+    "masked": UpdateCase([Target(plain((4, 6)).weight, 1, plain((4, 1), torch.bool).weight)]),
+    "box": UpdateCase([Target(plain((4, 6)).weight, 1, None, ((8, 6), (4, 0))), *_row(torch.float32)]),
+    "empty": UpdateCase([plain((0, 3)), plain(())]),
+    "nothing": UpdateCase([]),
+}
+
+
 @dataclass(frozen=True)
 class Writer:
     """A public function that writes its first argument, of ``shape``; ``source`` is the shape of the second, if any."""
@@ -67,6 +87,7 @@ class Writer:
         return self.function(*self.arguments(weight), **self.keywords)
 
 
+DRAWN = {"seed": 1, "step": 2, "stream": "conv.weight"}
 GROWN, SHRUNK = (64, 16, 3, 3), (64, 4, 3, 3)
 WRITERS: dict[str, Writer] = {
     "transfer_": Writer(cw.transfer_, GROWN, GROWN, {}),
@@ -83,6 +104,21 @@ WRITERS: dict[str, Writer] = {
     "truncate_channels_ in place": Writer(
         cw.truncate_channels_, GROWN, None, {"dim": 1, "start": 3, "keep": 4}, returns_weight=False
     ),
+    "transfer_ filled by an initialiser": Writer(
+        cw.transfer_,
+        GROWN,
+        SHRUNK,
+        {"maps": {1: cw.Pad(2)}, "fill": cw.init.KaimingNormal(seed=1, stream="conv.weight")},
+    ),
+    "update_": Writer(cw.update_, GROWN, None, {"decay": 0.5, "shift": 0.25}),
+    "update_ with noise": Writer(
+        cw.update_, GROWN, None, {"decay": 0.0, "scale": 0.5, **DRAWN, "distribution": "uniform"}
+    ),
+    "perturb_": Writer(cw.perturb_, GROWN, None, {"scale": 0.5, **DRAWN}),
+    "accumulate_noise_": Writer(
+        cw.accumulate_noise_, GROWN, None, {"seeds": [1, 2], "coefficients": [0.5, -1.0], "stream": 3}
+    ),
+    "init.xavier_uniform_": Writer(cw.init.xavier_uniform_, GROWN, None, {"seed": 1, "stream": "conv.weight"}),
 }
 
 # Functions that return a new tensor: the call on a source, and the shape of the result.

@@ -4,11 +4,12 @@ import pytest
 import torch
 from bits import assert_same_bits, storage_of
 from cases import Case
-from samples import MAKERS, OP_SAMPLES, WRITERS, Writer
+from samples import MAKERS, OP_SAMPLES, UPDATE_SAMPLES, WRITERS, Writer
 from torch.profiler import ProfilerActivity, profile
+from update_cases import UpdateCase, operator, plain
 
 import convweights as cw
-from convweights import maps
+from convweights import maps, stream
 
 op = torch.ops.convweights.transfer_.default
 
@@ -24,6 +25,18 @@ def test_samples(device: str, case: Case):
     case.check(device)
     meta = case.weight.on("meta")
     assert op(meta, case.source.on("meta"), *case.encoded()) is None
+
+
+@pytest.mark.parametrize("case", [case for case in UPDATE_SAMPLES.values() if case.targets])
+def test_opcheck_of_update(device: str, case: UpdateCase):
+    checks = torch.library.opcheck(operator, case.arguments(device))
+    assert set(checks.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("case", UPDATE_SAMPLES.values(), ids=UPDATE_SAMPLES)
+def test_samples_of_update(device: str, case: UpdateCase):
+    case.check(device)
+    assert operator(*case.arguments("meta")) is None
 
 
 @pytest.mark.parametrize("name", ["tile", "pad", "select", "blocks"])
@@ -135,6 +148,20 @@ def test_functions_in_place_allocate_nothing(device: str, writer: Writer, dtype:
 
 
 @pytest.mark.native
+@pytest.mark.parametrize("case", [case for case in UPDATE_SAMPLES.values() if case.targets])
+def test_update_allocates_nothing(device: str, case: UpdateCase):
+    """Whatever strides, masks, boxes and seeds: the list operator writes in place."""
+    arguments = case.arguments(device)
+    assert allocations(lambda: operator(*arguments), device) == []
+
+
+@pytest.mark.native
+def test_a_whole_model_is_updated_without_allocating(device: str):
+    weights = [plain((50, 30, 3, 3), stream=k).weight.on(device) for k in range(5)]
+    assert allocations(lambda: cw.perturb_(weights, scale=1.0, seed=0), device) == []
+
+
+@pytest.mark.native
 @pytest.mark.parametrize(("make", "shape"), MAKERS.values(), ids=MAKERS)
 def test_twins_allocate_their_result_alone(device: str, make, shape: tuple[int, ...]):
     source = torch.rand(64, 16, 3, 3, device=device)
@@ -151,3 +178,4 @@ def test_the_counter_counts(device: str):
 def test_codes_are_those_of_the_kernels():
     assert cw.native.cpu.map_kinds() == maps.KINDS
     assert cw.native.cpu.rescales() == maps.RESCALES
+    assert cw.native.cpu.distributions() == stream.DISTRIBUTIONS

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bits import assert_same_bits
+from bits import assert_same_bits, storage_of
 from cases import Case, Placed
 from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
@@ -16,6 +16,8 @@ from oracle import COMPUTE_DTYPES
 from strategies import REALISTIC, small_cases
 from tables import DEEP, MAPS, deep_case, small_case
 from test_transfer import realistic
+from test_update import LARGE
+from update_cases import Target, UpdateCase, plain, update_cases
 
 import convweights as cw
 from convweights.maps import KINDS
@@ -52,6 +54,7 @@ def request(case: Case, most_elements: int, in_place: bool = False) -> bytes:
     words = [*fill, 0, 0][:2]
     same = weight.base.dtype == source.base.dtype
     parts = [
+        ints(0),
         ints(rank, DTYPES.get(weight.base.dtype, 0), DTYPES.get(source.base.dtype, 0), item, source_item, same),
         ints(most_elements, len(fill), *words),
         struct.pack("<d", scale),
@@ -133,6 +136,81 @@ def test_select_with_more_indices_than_a_launch_holds(kernels: Path):
     weight, source = Placed.make((700, 530), torch.int16, rng), Placed.make((40, 70), torch.int16, rng)
     maps = {0: cw.Select(rng.integers(-40, 40, 700).tolist()), 1: cw.Select(rng.integers(-70, 70, 530).tolist())}
     check(kernels, [Case(weight, source, maps)])
+
+
+def update_request(case: UpdateCase, on_device: bool = False) -> bytes:
+    _, _, _, _, distribution, decay, shift, scales, seeds, step, accumulate, stochastic, _, _ = case.arguments("cpu")
+    parts = [
+        ints(1, distribution, accumulate, stochastic, step),
+        struct.pack("<dd", decay, shift),
+        ints(len(seeds)),
+        *(struct.pack("<dq", scale, seed) for scale, seed in zip(scales, seeds, strict=True)),
+        ints(on_device, len(case.targets)),
+    ]
+    for target in case.targets:
+        weight, mask = target.weight, target.mask
+        rank, item = len(weight.shape), weight.base.element_size()
+        whole, offset = target.box or (weight.shape, (0,) * rank)
+        index, start, dims = 1, 0, []
+        for d in reversed(range(rank)):
+            mask_stride = mask.stride[d] if mask is not None and mask.shape[d] > 1 else 0
+            dims.append(ints(weight.shape[d], weight.stride[d], mask_stride, index))
+            start += offset[d] * index
+            index *= max(1, whole[d])
+        parts += [ints(DTYPES[weight.base.dtype], item, target.stream, start, rank), *reversed(dims)]
+        parts += [ints(len(octets(weight.base)), weight.offset * item), octets(weight.base)]
+        stored = b"" if mask is None else octets(mask.base)
+        parts += [ints(len(stored), 0 if mask is None else mask.offset), stored]
+    return b"".join(parts)
+
+
+def check_updates(kernels: Path, cases: list[UpdateCase], on_device: bool = False) -> None:
+    output = run(kernels, [update_request(case, on_device) for case in cases])
+    for case in cases:
+        for target, expected in zip(case.targets, case.by_reference(), strict=True):
+            size = len(octets(target.weight.base))
+            written, output = output[:size], output[size:]
+            storage = torch.frombuffer(bytearray(written), dtype=torch.uint8).view(target.weight.base.dtype)
+            assert_same_bits(storage, storage_of(expected), computed=True)
+    assert output == b""
+
+
+@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(cases=st.lists(update_cases(), min_size=20, max_size=40))
+def test_updates(kernels: Path, cases: list[UpdateCase]):
+    check_updates(kernels, cases)
+
+
+@pytest.mark.parametrize("distribution", ["normal", "uniform", "rademacher", "none"])
+def test_updates_of_large_tensors(kernels: Path, distribution: str):
+    check_updates(kernels, [UpdateCase(LARGE, {"distribution": distribution, "decay": 0.9, "seeds": [2**63]})])
+
+
+@pytest.mark.parametrize("dtype", COMPUTE_DTYPES)
+def test_updates_on_and_off_alignment(kernels: Path, dtype: torch.dtype):
+    """Where 16 bytes start in memory and where a call starts in the index, together and apart."""
+    rng = np.random.default_rng(0)
+    targets = [
+        Target(Placed.make((77,), dtype, rng, around=around), 3, None, ((10_000,), (start,)))
+        for around in range(9)
+        for start in range(9)
+    ]
+    check_updates(kernels, [UpdateCase(targets, {"decay": 0.5, "shift": 1.0}), UpdateCase(targets, {"decay": 0.0})])
+
+
+def test_more_tensors_than_a_launch_holds(kernels: Path):
+    layouts = ({}, {"order": (1, 0)})
+    targets = [plain((1 + k % 3, 1 + k % 5), COMPUTE_DTYPES[k % 2], stream=k, **layouts[k % 2]) for k in range(1900)]
+    check_updates(kernels, [UpdateCase(targets)])
+
+
+def test_many_seeds_and_a_seed_on_the_device(kernels: Path):
+    targets = [plain((70,)), plain((9, 5), torch.bfloat16, order=(1, 0)), plain((33,), torch.float64)]
+    many = {"accumulate": True, "seeds": list(range(1024)), "scales": [2.0**-k for k in range(1024)]}
+    check_updates(kernels, [UpdateCase(targets, many)])
+    check_updates(kernels, [UpdateCase(targets, {"seeds": [2**64 - 7], "step": 9})], on_device=True)
+    stochastic = {"seeds": [77], "step": 2**32 - 1, "stochastic": True}
+    check_updates(kernels, [UpdateCase([plain((90,), torch.float16, wild=True)], stochastic)], on_device=True)
 
 
 TRUNCATIONS = [

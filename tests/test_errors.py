@@ -8,17 +8,26 @@ from bad_input import ErrorInput
 from bad_maps import bad_maps
 from bad_tensors import bad_tensors
 from bad_transfers import bad_transfers
+from bad_updates import bad_updates
 from bits import assert_same_bits
 
 import convweights as cw
 
-ERROR_INPUTS = [*bad_tensors(), *bad_transfers(), *bad_channels(), *bad_calls_in_place(), *bad_maps()]
+ERROR_INPUTS = [*bad_tensors(), *bad_transfers(), *bad_channels(), *bad_calls_in_place(), *bad_maps(), *bad_updates()]
 
 
 def has_bits(value: object) -> bool:
     return (
         isinstance(value, torch.Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_quantized)
     )
+
+
+def tensors_in(value: object) -> list[torch.Tensor]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [tensor for entry in value for tensor in tensors_in(entry)]
+    return [value] if has_bits(value) else []
 
 
 def version(tensor: torch.Tensor) -> int | None:
@@ -28,12 +37,12 @@ def version(tensor: torch.Tensor) -> int | None:
 @pytest.mark.parametrize("bad", ERROR_INPUTS, ids=lambda bad: bad.name)
 def test_bad_input(device: str, bad: ErrorInput):
     function, arguments, keywords = bad.call(device)
-    tensors = [value for value in arguments if has_bits(value)]
-    before = [(tensor.resolve_conj().clone(), version(tensor)) for tensor in tensors]
+    tensors = tensors_in(arguments)
+    before = [(tensor.detach().resolve_conj().clone(), version(tensor)) for tensor in tensors]
     with pytest.raises(bad.error, match=rf"\A{bad.sentence}\Z"):
         function(*arguments, **keywords)
     for tensor, (value, number) in zip(tensors, before, strict=True):
-        assert_same_bits(tensor.resolve_conj(), value)
+        assert_same_bits(tensor.detach().resolve_conj(), value)
         assert version(tensor) == number
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from convweights.ops import check
-from convweights.ops.parameters import stream_number
+from convweights.ops.streams import stream_number
 
 Mode = Literal["fan_in", "fan_out"]
 Shape = torch.Size | tuple[int, ...]

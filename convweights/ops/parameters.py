@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,13 +10,11 @@ import torch
 
 from convweights.ops import check
 from convweights.ops.pieces import box_of, is_dtensor, local_piece
-from convweights.stream import stream_of, streams_of
+from convweights.ops.streams import stream_of_one, streams_in_a_row, streams_of_names
 
 Params = torch.Tensor | Iterable[torch.Tensor] | Mapping[str, torch.Tensor] | torch.nn.Module
 
 MAX_DIMENSIONS = 8
-# What torch.compile, FSDP and activation checkpointing put into names; DataParallel and DDP put "module." in front.
-_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter, torch.nn.Buffer})
 
 
@@ -119,19 +116,19 @@ def resolve(
     labels: Sequence[str | int] | None
     if isinstance(params, torch.Tensor):
         labels, tensors, frozen = None, [params], True
-        streams: Sequence[int] = (_one_stream(function, stream, draws),)
+        streams: Sequence[int] = (stream_of_one(function, stream, draws),)
         masks, boxes = [mask], [box]
     elif isinstance(params, (torch.nn.Module, Mapping)):
         labels, tensors = _by_name(function, argument, params)
         if stream is not None:
             raise ValueError(f"{function}: stream must be left out where names give the streams, got {stream!r}")
-        streams = _streams_of_names(function, argument, labels) if draws else range(len(tensors))
+        streams = streams_of_names(function, argument, labels) if draws else range(len(tensors))
         masks, boxes = (
             _picked(function, argument, name, given, labels) for name, given in (("mask", mask), ("box", box))
         )
     else:
         labels, tensors = _in_a_row(function, argument, params)
-        streams = _streams_in_a_row(function, stream, len(tensors))
+        streams = streams_in_a_row(function, stream, len(tensors))
         masks, boxes = (_aligned(function, name, given, len(tensors)) for name, given in (("mask", mask), ("box", box)))
     targets = Targets(function, argument, labels, tensors, streams, [], [])
     kept = _kept(targets, frozen)
@@ -280,47 +277,3 @@ def _aligned(function: str, name: str, given: Any, count: int) -> list[Any]:
     if len(entries) != count:
         raise ValueError(f"{function}: {name} must hold one entry for each of {count} tensors, got {len(entries)}")
     return entries
-
-
-@functools.lru_cache(maxsize=4096)
-def unwrapped(name: str) -> str:
-    """A parameter's name without what wrappers of its model add to it."""
-    parts = [part for part in name.split(".") if part not in _WRAPPERS]
-    while len(parts) > 1 and parts[0] == "module":
-        del parts[0]
-    return ".".join(parts)
-
-
-def _streams_of_names(function: str, argument: str, names: Sequence[str]) -> Sequence[int]:
-    bare = tuple(map(unwrapped, names))
-    if len(set(bare)) != len(bare):
-        twice = next(name for i, name in enumerate(bare) if name in bare[:i])
-        raise ValueError(
-            f"{function}: {argument} must have names that differ once wrappers' prefixes are gone, got {twice!r} twice"
-        )
-    return streams_of(bare)
-
-
-def _one_stream(function: str, stream: Any, draws: bool) -> int:
-    if stream is None and draws:
-        raise ValueError(
-            f"{function}: stream must be given for a single tensor, or every one would get the same noise, got None; "
-            f"pass its name or a number"
-        )
-    return 0 if stream is None else stream_number(function, "stream", stream)
-
-
-def stream_number(function: str, argument: str, stream: Any) -> int:
-    """A name's stream, or the number that a stream is given by."""
-    return stream_of(stream) if isinstance(stream, str) else check.within(function, argument, stream, 2**32)
-
-
-def _streams_in_a_row(function: str, stream: Any, count: int) -> Sequence[int]:
-    if stream is None:
-        return range(count)
-    if isinstance(stream, (str, int)) or not isinstance(stream, Iterable):
-        raise TypeError(f"{function}: stream must be a list of names or numbers where params is one, got {stream!r}")
-    streams = [stream_number(function, f"stream[{i}]", entry) for i, entry in enumerate(stream)]
-    if len(streams) != count:
-        raise ValueError(f"{function}: stream must hold one entry for each of {count} tensors, got {len(streams)}")
-    return streams

@@ -18,9 +18,10 @@ from convweights.maps import KINDS, RESCALES, Identity, Map, Offset, Select
 from convweights.ops import check
 from convweights.ops.initializers import Initializer
 from convweights.ops.transfer_reference import reference_transfer_
-from convweights.ops.update import Place, initialize_as
+from convweights.ops.update_call import initialize_as
 
 MAX_DIMENSIONS = 8
+Place = tuple[Sequence[int], Sequence[int]]  # offset and size
 
 _library = torch.library.Library("convweights", "FRAGMENT")
 _library.define(
@@ -109,9 +110,9 @@ def transfer_as(
             # A C++ operator does not do this by itself, and a stale graph would silently give a wrong gradient.
             torch.autograd.graph.increment_version(weight)
     if isinstance(fill, Initializer):
-        places = _unreached(source.shape, weight.shape, dict(given))
-        if places:
-            initialize_as(function, weight, fill, places)
+        for offset, size in _unreached(source.shape, weight.shape, dict(given)):
+            piece = weight.detach()[tuple(slice(o, o + s) for o, s in zip(offset, size, strict=True))]
+            initialize_as(function, piece, fill, box=(weight.shape, offset))
     return weight
 
 

@@ -27,6 +27,8 @@ def reference_update_(
     state: torch.Tensor | None,
 ) -> None:
     """One tensor after another: the new values whole, then those that the mask names are written."""
+    if not disjoint:
+        check_alike(weights)
     if state is not None:
         seeds, step = [int(state[0])], int(state[1]) % 2**32
     rest = list(boxes)
@@ -50,6 +52,12 @@ def reference_update_(
             made = raw(new.to(weight.dtype))
         mask = masks[position] if masks else None
         raw(weight).copy_(made if mask is None else torch.where(mask, made, raw(weight)))
+
+
+def check_alike(weights: Sequence[torch.Tensor]) -> None:
+    """That the dispatcher has not come here, or to the fake, for one weight among others that another kernel serves."""
+    if len({(weight.device, weight.layout, weight.is_quantized) for weight in weights}) > 1:
+        raise RuntimeError("update_: weights must all be dense and on one device")
 
 
 def _indices(weight: torch.Tensor, box: Sequence[int]) -> torch.Tensor:

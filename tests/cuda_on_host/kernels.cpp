@@ -4,11 +4,13 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 #include <vector>
 
 #define __global__
 #define __launch_bounds__(threads)
 #define __shared__ static
+#define __grid_constant__
 
 struct Index {
   unsigned x;
@@ -33,6 +35,7 @@ void launch(void (*kernel)(Parameters...), unsigned blocks, int, Arguments... ar
 }  // namespace convweights
 
 #include "ops/transfer_cuda.h"
+#include "ops/update_cuda.h"
 
 namespace {
 
@@ -61,54 +64,114 @@ char* read_storage(int64_t bytes) {
   return place;
 }
 
+void run_transfer() {
+  Transfer t;
+  t.rank = static_cast<int>(read_int());
+  t.dst_type = static_cast<Dtype>(read_int());
+  t.src_type = static_cast<Dtype>(read_int());
+  t.dst_item = read_int();
+  t.src_item = read_int();
+  t.same_type = read_int() != 0;
+  t.wide = t.dst_type == Dtype::Float64 || t.src_type == Dtype::Float64;
+  const int64_t most_elements = read_int();
+  t.keep = read_int() == 0;
+  for (uint64_t& word : t.fill) word = static_cast<uint64_t>(read_int());
+  t.scale = read_double();
+  std::vector<int64_t> tables[kMaxDims];
+  for (int d = 0; d < t.rank; ++d) {
+    Dim& dim = t.dims[d];
+    dim.map.kind = static_cast<MapKind>(read_int());
+    dim.map.start = read_int();
+    dim.map.rescale = static_cast<Rescale>(read_int());
+    dim.map.n = read_int();
+    dim.map.m = dim.size = read_int();
+    dim.src_stride = read_int();
+    dim.dst_stride = read_int();
+    if (dim.map.kind != MapKind::Select) continue;
+    for (int64_t j = 0; j < dim.map.m; ++j) tables[d].push_back(read_int());
+    dim.map.index = tables[d].data();
+  }
+  const int64_t dst_bytes = read_int();
+  const int64_t dst_offset = read_int();
+  char* const dst = read_storage(dst_bytes);
+  const int64_t src_bytes = read_int();  // 0: the source lies in the target's storage
+  const int64_t src_offset = read_int();
+  char* const src = src_bytes == 0 ? dst : read_storage(src_bytes);
+  t.dst = dst + dst_offset;
+  t.src = src + src_offset;
+  if (count_of(t) > 0) {
+    if (src == dst && is_compaction(t)) {
+      const Compaction c = make_compaction(t);
+      with_unit_of(c, [&](auto unit) { launch_compaction<typename decltype(unit)::type>(c, most_elements, 0); });
+    } else {
+      transfer_cuda(t, 0, most_elements);
+    }
+  }
+  fwrite(dst, static_cast<size_t>(dst_bytes), 1, stdout);
+  if (src != dst) free(src);
+  free(dst);
+}
+
+void run_update() {
+  Recipe recipe;
+  recipe.distribution = static_cast<Distribution>(read_int());
+  recipe.accumulate = read_int() != 0;
+  recipe.stochastic = read_int() != 0;
+  recipe.step = static_cast<uint32_t>(read_int());
+  recipe.decay = read_double();
+  recipe.shift = read_double();
+  recipe.count = read_int();
+  std::vector<double> scales;
+  std::vector<int64_t> seeds;
+  for (int64_t k = 0; k < recipe.count; ++k) {
+    scales.push_back(read_double());
+    seeds.push_back(read_int());
+  }
+  recipe.scales = scales.data();
+  recipe.seeds = seeds.data();
+  const bool on_device = read_int() != 0;
+  const int64_t state[2] = {seeds[0], recipe.step};
+  if (on_device) {
+    seeds[0] = 0;
+    recipe.step = 0;
+  }
+  std::vector<Piece> pieces(static_cast<size_t>(read_int()));
+  std::vector<std::pair<char*, int64_t>> storages;
+  std::vector<char*> masks;
+  for (Piece& p : pieces) {
+    p.type = static_cast<Dtype>(read_int());
+    p.item = read_int();
+    p.stream = static_cast<uint32_t>(read_int());
+    p.start = static_cast<uint64_t>(read_int());
+    p.rank = static_cast<int>(read_int());
+    for (int d = 0; d < p.rank; ++d) {
+      p.dims[d].size = read_int();
+      p.dims[d].stride = read_int();
+      p.dims[d].mask = read_int();
+      p.dims[d].index = read_int();
+    }
+    const int64_t bytes = read_int();
+    const int64_t offset = read_int();
+    storages.emplace_back(read_storage(bytes), bytes);
+    p.weight = storages.back().first + offset;
+    const int64_t mask_bytes = read_int();  // 0: no mask
+    const int64_t mask_offset = read_int();
+    if (mask_bytes > 0) {
+      masks.push_back(read_storage(mask_bytes));
+      p.mask = reinterpret_cast<const bool*>(masks.back() + mask_offset);
+    }
+    reduce(p);
+  }
+  update_cuda(pieces, recipe, on_device ? state : nullptr, 0);
+  for (const auto& [place, bytes] : storages) {
+    fwrite(place, static_cast<size_t>(bytes), 1, stdout);
+    free(place);
+  }
+  for (char* const mask : masks) free(mask);
+}
+
 }  // namespace
 
 int main() {
-  for (;;) {
-    Transfer t;
-    t.rank = static_cast<int>(read_int());
-    t.dst_type = static_cast<Dtype>(read_int());
-    t.src_type = static_cast<Dtype>(read_int());
-    t.dst_item = read_int();
-    t.src_item = read_int();
-    t.same_type = read_int() != 0;
-    t.wide = t.dst_type == Dtype::Float64 || t.src_type == Dtype::Float64;
-    const int64_t most_elements = read_int();
-    t.keep = read_int() == 0;
-    for (uint64_t& word : t.fill) word = static_cast<uint64_t>(read_int());
-    t.scale = read_double();
-    std::vector<int64_t> tables[kMaxDims];
-    for (int d = 0; d < t.rank; ++d) {
-      Dim& dim = t.dims[d];
-      dim.map.kind = static_cast<MapKind>(read_int());
-      dim.map.start = read_int();
-      dim.map.rescale = static_cast<Rescale>(read_int());
-      dim.map.n = read_int();
-      dim.map.m = dim.size = read_int();
-      dim.src_stride = read_int();
-      dim.dst_stride = read_int();
-      if (dim.map.kind != MapKind::Select) continue;
-      for (int64_t j = 0; j < dim.map.m; ++j) tables[d].push_back(read_int());
-      dim.map.index = tables[d].data();
-    }
-    const int64_t dst_bytes = read_int();
-    const int64_t dst_offset = read_int();
-    char* const dst = read_storage(dst_bytes);
-    const int64_t src_bytes = read_int();  // 0: the source lies in the target's storage
-    const int64_t src_offset = read_int();
-    char* const src = src_bytes == 0 ? dst : read_storage(src_bytes);
-    t.dst = dst + dst_offset;
-    t.src = src + src_offset;
-    if (count_of(t) > 0) {
-      if (src == dst && is_compaction(t)) {
-        const Compaction c = make_compaction(t);
-        with_unit_of(c, [&](auto unit) { launch_compaction<typename decltype(unit)::type>(c, most_elements, 0); });
-      } else {
-        transfer_cuda(t, 0, most_elements);
-      }
-    }
-    fwrite(dst, static_cast<size_t>(dst_bytes), 1, stdout);
-    if (src != dst) free(src);
-    free(dst);
-  }
+  for (;;) read_int() == 0 ? run_transfer() : run_update();
 }
