@@ -23,7 +23,8 @@ class Targets:
     """The tensors to write and, in the same order, what the operator wants to know of each.
 
     ``masks`` and ``boxes`` are empty where no tensor has one. ``labels`` is what errors call the tensors by: names, or
-    positions, behind ``argument``, or None for one that was given by itself.
+    positions, behind ``argument``, or None for one that was given by itself. ``around`` are the DTensors whose parts
+    in this process are among the tensors.
     """
 
     function: str
@@ -33,6 +34,7 @@ class Targets:
     streams: Sequence[int]
     masks: list[torch.Tensor | None]
     boxes: list[int]
+    around: Sequence[torch.Tensor] = ()
 
     def label(self, position: int) -> str:
         return self.argument if self.labels is None else f"{self.argument}[{self.labels[position]!r}]"
@@ -173,7 +175,7 @@ _requires_grad = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined
 
 def _placed(targets: Targets, masks: Sequence[Any], boxes: Sequence[Any]) -> Targets:
     """With masks and boxes, and DTensors as what this process has of them."""
-    tensors, flat, checked = [], [], []
+    tensors, flat, checked, around = [], [], [], []
     count = len(targets.tensors)
     for position, (tensor, box, mask) in enumerate(
         zip(targets.tensors, boxes or [None] * count, masks or [None] * count, strict=True)
@@ -183,12 +185,15 @@ def _placed(targets: Targets, masks: Sequence[Any], boxes: Sequence[Any]) -> Tar
         argument = _of("box", targets, label)
         if own is not None and box is not None:
             raise ValueError(f"{targets.function}: {argument} must be left out for a DTensor, got {box!r}")
+        if own is not None:
+            around.append(tensor)
         check.dense(targets.function, label, local)
         whole, offset = box_of(targets.function, argument, local.shape, own if box is None else box)
         tensors.append(local)
         flat += [*whole, *offset]
         checked.append(_mask(targets.function, _of("mask", targets, label), mask, local))
-    return replace(targets, tensors=tensors, masks=checked if any(m is not None for m in checked) else [], boxes=flat)
+    given = checked if any(mask is not None for mask in checked) else []
+    return replace(targets, tensors=tensors, masks=given, boxes=flat, around=around)
 
 
 def _of(argument: str, targets: Targets, label: str) -> str:

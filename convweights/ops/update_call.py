@@ -83,7 +83,7 @@ def update_as(
         _run(targets, recipe, state, numbers, names[1])
         if not torch.compiler.is_compiling():
             # A C++ operator does not do this by itself, and a stale graph would silently give a wrong gradient.
-            torch.autograd.graph.increment_version(targets.tensors)
+            torch.autograd.graph.increment_version([*targets.tensors, *targets.around])
     return params
 
 
