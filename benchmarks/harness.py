@@ -21,7 +21,7 @@ import torch
 import convweights as cw
 
 RESULTS = Path(__file__).parent / "results"
-KINDS = ("ours", "eager", "compile", "floor")
+KINDS = ("ours", "variant", "eager", "compile", "floor")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Case:
     expected: torch.Tensor
     source: torch.Tensor
     contenders: list[Contender] = field(default_factory=list)
+    threads: int | None = None
+    rounds: int = 31
 
     def ours(self, name: str, run: Callable[[], Any]) -> None:
         self.contenders.append(Contender(name, "ours", run))
@@ -176,15 +178,18 @@ def main(name: str, cases: dict[str, Callable[..., Case]]) -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    results = []
+    results, threads = [], torch.get_num_threads()
     with torch.no_grad():
         for case_name in options.only or cases:
             torch.manual_seed(0)
             case = cases[case_name](options.device, compiled=not options.quick)
+            torch.set_num_threads(case.threads or threads)
             case.check()
-            rows = measure(case, rounds=7 if options.quick else 31, least=0.002 if options.quick else 0.01)
+            rows = measure(case, rounds=7 if options.quick else case.rounds, least=0.002 if options.quick else 0.01)
             results.append({"name": case.name, "title": case.title, "moved": case.moved, "rows": rows})
             show(results[-1])
+            del case
+    torch.set_num_threads(threads)
     if not (options.quick or options.only):
         path = RESULTS / (f"{name}.json" if options.device == "cpu" else f"{name}-cuda.json")
         path.parent.mkdir(exist_ok=True)

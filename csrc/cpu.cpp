@@ -79,8 +79,7 @@ void update_(std::vector<Tensor> weights, const Masks masks, const Ints streams,
              bool accumulate, bool stochastic, bool disjoint, const std::optional<Tensor> state) {
   const std::vector<Piece> pieces = make_pieces(weights, masks, streams, boxes);
   if (!disjoint) check_disjoint(pieces);
-  Recipe recipe =
-      make_recipe(distribution, decay, shift, scales, seeds, step, accumulate, stochastic, pieces);
+  Recipe recipe = make_recipe(distribution, decay, shift, scales, seeds, step, accumulate, stochastic, pieces);
   const int64_t* const at = state_of(state, weights, recipe.count);
   if (at) {
     recipe.seeds = at;

@@ -51,7 +51,8 @@ __global__ void __launch_bounds__(kThreads) run_chunks(const __grid_constant__ K
 template <class Kernel, class Stream>
 void for_each_chunk(const Kernel& kernel, int64_t chunks, Stream stream) {
   if (chunks == 0) return;
-  launch(run_chunks<Kernel>, static_cast<unsigned>(chunks < kMostBlocks ? chunks : kMostBlocks), stream, kernel, chunks);
+  launch(run_chunks<Kernel>, static_cast<unsigned>(chunks < kMostBlocks ? chunks : kMostBlocks), stream, kernel,
+         chunks);
 }
 
 template <class Kernel>

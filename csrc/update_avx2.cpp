@@ -23,9 +23,7 @@ struct Avx2 : Lanes<Avx2, 32> {
   CW_INLINE static W low_product(W a, uint32_t b) {
     return bit_cast<W>(_mm256_mul_epu32(bit_cast<__m256i>(a), _mm256_set1_epi64x(b)));
   }
-  CW_INLINE static W high(W product) {
-    return bit_cast<W>(_mm256_shuffle_epi32(bit_cast<__m256i>(product), 0xf5));
-  }
+  CW_INLINE static W high(W product) { return bit_cast<W>(_mm256_shuffle_epi32(bit_cast<__m256i>(product), 0xf5)); }
   CW_INLINE static F fused(F a, F b, F c) {
     return bit_cast<F>(_mm256_fmadd_ps(bit_cast<__m256>(a), bit_cast<__m256>(b), bit_cast<__m256>(c)));
   }

@@ -33,8 +33,8 @@ struct Avx512 : Lanes<Avx512, 64> {
   CW_INLINE static Pair<U> last_round(const PhiloxState<W>& state, const RoundKeys& keys) {
     const W p = low_product(state.x, kFirstFactor);
     const W q = low_product(state.z, kSecondFactor);
-    const W products = bit_cast<W>(
-        _mm512_mask_shuffle_epi32(bit_cast<__m512i>(p), kLower, bit_cast<__m512i>(q), _MM_PERM_DDBB));
+    const W products =
+        bit_cast<W>(_mm512_mask_shuffle_epi32(bit_cast<__m512i>(p), kLower, bit_cast<__m512i>(q), _MM_PERM_DDBB));
     const uint64_t key = keys.first[9] | keys.second[9] << 32;
     return {bit_cast<U>(products ^ joined(state.y, state.w) ^ key), bit_cast<U>(joined(q, p))};
   }

@@ -145,7 +145,7 @@ def resolve(
 def _kept(targets: Targets, frozen: bool) -> Sequence[int]:
     """The positions that are written: frozen Parameters are not, and those under several names once."""
     tensors = targets.tensors
-    if all(map(_requires_grad, tensors)) or frozen:
+    if frozen or {torch.Tensor}.issuperset(map(type, tensors)) or all(map(_requires_grad, tensors)):
         kept: Sequence[int] = range(len(tensors))
     else:
         kept = [i for i, t in enumerate(tensors) if t.requires_grad or not isinstance(t, torch.nn.Parameter)]

@@ -47,10 +47,10 @@ CW_HD NoisePair<typename L::F> normal_pair(typename L::U a, typename L::U b) {
   // cos and sin of v quarter turns.
   const F v = multiply(L::to_float(L::integers(b)), L::splat(0x1p-31f));
   const F t = multiply(v, v);
-  const F cosine = horner<L>(t, L::splat(0x1.c128aap-11f), -0x1.54e8d8p-6f, 0x1.03bc78p-2f, -0x1.3bd39ep+0f,
-                             0x1.fffffep-1f);
-  const F sine = horner<L>(t, L::splat(0x1.4701dep-13f), -0x1.32e974p-8f, 0x1.466f3ep-4f, -0x1.4abbf0p-1f,
-                           0x1.921fb6p+0f);
+  const F cosine =
+      horner<L>(t, L::splat(0x1.c128aap-11f), -0x1.54e8d8p-6f, 0x1.03bc78p-2f, -0x1.3bd39ep+0f, 0x1.fffffep-1f);
+  const F sine =
+      horner<L>(t, L::splat(0x1.4701dep-13f), -0x1.32e974p-8f, 0x1.466f3ep-4f, -0x1.4abbf0p-1f, 0x1.921fb6p+0f);
   return {multiply(r, cosine), multiply(multiply(r, v), sine)};
 }
 

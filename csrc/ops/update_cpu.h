@@ -20,8 +20,7 @@ class PieceUnits {
  public:
   PieceUnits(const Piece& piece, Run run) : p_(piece), run_(run), block_(block_of(piece)) {
     const UpdateDim& last = p_.dims[p_.rank - 1];
-    direct_ = last.stride == 1 && last.index == 1 && last.mask == 0 &&
-              (p_.rank == 1 || last.size >= kLeastRow);
+    direct_ = last.stride == 1 && last.index == 1 && last.mask == 0 && (p_.rank == 1 || last.size >= kLeastRow);
     if (direct_) {
       block_.rows *= block_.size / last.size;
       block_.size = last.size;

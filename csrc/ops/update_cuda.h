@@ -61,7 +61,10 @@ CW_HD void noise_of_call(float (&z)[4], uint64_t q, Distribution distribution, u
     const uint64_t index = q * kCallElements;
     const PhiloxState<uint64_t> words = philox(index / kCallBits, seed, site);
     const unsigned which = static_cast<unsigned>(index / 32 % 4);
-    const uint32_t word = static_cast<uint32_t>(which == 0 ? words.x : which == 1 ? words.y : which == 2 ? words.z : words.w);
+    const uint32_t word = static_cast<uint32_t>(which == 0   ? words.x
+                                                : which == 1 ? words.y
+                                                : which == 2 ? words.z
+                                                             : words.w);
     CW_UNROLL
     for (unsigned i = 0; i < 4; ++i) z[i] = signed_by<Scalar>(word << (31 - index % 32 - i), 1.0f);
     return;
@@ -97,7 +100,7 @@ CW_HD void update_call(T (&w)[4], uint64_t q, uint32_t stream, const DeviceRecip
   CW_UNROLL
   for (int i = 0; i < 4; ++i) {
     const C old = r.terms.reads ? widen<C>(w[i]) : C(0);
-    made[i] = !r.terms.reads ? add(r.terms.shift, noise[i])
+    made[i] = !r.terms.reads  ? add(r.terms.shift, noise[i])
               : r.terms.plain ? add(old, noise[i])
                               : moved(old, r.terms.decay, r.terms.shift, noise[i]);
   }
@@ -285,9 +288,7 @@ struct UpdateChunks {
   }
 };
 
-inline FlatEntry entry_of(const Piece& p, FlatEntry*) {
-  return {p.weight, p.dims[0].size, p.start, 0, p.stream};
-}
+inline FlatEntry entry_of(const Piece& p, FlatEntry*) { return {p.weight, p.dims[0].size, p.start, 0, p.stream}; }
 
 inline StridedEntry entry_of(const Piece& p, StridedEntry*) {
   const Block block = block_of(p);

@@ -1,4 +1,5 @@
-// What update does to every element of its list of tensors, and the runs of neighbouring elements that do it on the CPU.
+// What update does to every element of its list of tensors, and the runs of neighbouring elements that do it on the
+// CPU.
 #pragma once
 
 #include "../dtypes.h"

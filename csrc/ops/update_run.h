@@ -78,8 +78,8 @@ struct UpdateRun {
     }
   }
 
-  // visit(i, noise) with the noise, times `scale`, of elements i .. i + kGroup - 1 of the tile, a pair in the order that
-  // is asked for, for every group that the part touches.
+  // visit(i, noise) with the noise, times `scale`, of elements i .. i + kGroup - 1 of the tile, a pair in the order
+  // that is asked for, for every group that the part touches.
   template <Order kOrder, class Visit>
   CW_INLINE static void for_noise(const Part& part, Distribution distribution, float scale, uint64_t seed,
                                   const Site& site, const Visit& visit) {
@@ -87,8 +87,8 @@ struct UpdateRun {
     const int64_t first = part.begin / kGroup * kGroup;
     const F factor = L::splat(scale);
     if (distribution == Distribution::Rademacher) {
-      make_words<1>(words, part.tile / kCallBits, part.begin / (32 * kGroup) * L::kWords,
-                    ceil_div(part.end, kCallBits), seed, site, Order::Halves);
+      make_words<1>(words, part.tile / kCallBits, part.begin / (32 * kGroup) * L::kWords, ceil_div(part.end, kCallBits),
+                    seed, site, Order::Halves);
       put_in_order(words, part.begin / 32, ceil_div(part.end, 32));
       const Pair<U> shifts = L::bit_shifts(kOrder);
       for (int64_t i = first; i < part.end; i += kGroup) {
@@ -145,7 +145,7 @@ struct UpdateRun {
       constexpr Move kMove = decltype(move)::value;
       const auto visit = [&](int64_t i, const Pair<F>& noise) CW_INLINE_LAMBDA {
         for (int64_t line = 0; line < kGroup * static_cast<int64_t>(sizeof(T)); line += 64) {
-          __builtin_prefetch(reinterpret_cast<const char*>(w + i) + kAheadBytes + line, 1);
+          __builtin_prefetch(reinterpret_cast<const char*>(w + i) + kAheadBytes + line, 0, 2);
         }
         Pair<F> old{};
         if constexpr (kMove != Move::Write) old = L::load_pair(w + i);
@@ -153,7 +153,7 @@ struct UpdateRun {
                                      moved_by<kMove>(old.second, noise.second, decay, shift)});
       };
       for_noise<L::template kOrder<T>>(Part{tile, 0, kTile}, recipe.distribution, static_cast<float>(recipe.scales[0]),
-                static_cast<uint64_t>(recipe.seeds[0]), site, visit);
+                                       static_cast<uint64_t>(recipe.seeds[0]), site, visit);
     });
   }
 
@@ -177,7 +177,7 @@ struct UpdateRun {
       };
       // Only float32 multiplies in float32.
       for_noise<Order::Halves>(part, recipe.distribution, std::is_same_v<C, float> ? static_cast<float>(scale) : 1.0f,
-                static_cast<uint64_t>(recipe.seeds[k]), site, visit);
+                               static_cast<uint64_t>(recipe.seeds[k]), site, visit);
     }
   }
 
