@@ -42,9 +42,10 @@ format: $(INSTALLED) ## rewrite the sources as lint wants them
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
-bench: $(INSTALLED) ## measure, then write the table and the chart of README.md
+bench: $(INSTALLED) ## measure, then write the tables and the charts of README.md
 	$(PIP) install --quiet $(PIP_FLAGS) matplotlib
 	$(BIN)/python benchmarks/transfer.py
+	$(BIN)/python benchmarks/update.py
 	$(BIN)/python benchmarks/chart.py
 
 gpu: ## build in place for the card at hand with PYTHON's own torch; tests and benchmarks on it

@@ -1,4 +1,4 @@
-"""Writes README's table of benchmarks and ``results/transfer.png`` from the committed JSON."""
+"""Writes README's tables of benchmarks, and a picture beside each result, from the committed JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ NAMES = {"ours": "convweights", "compile": "torch.compile", "eager": "best eager
 
 
 def described(conditions: dict[str, Any]) -> str:
-    threads = "" if conditions["kind"] == "cuda" else f", {conditions['threads']} threads, {conditions['simd']}"
+    threads = (
+        ""
+        if conditions["kind"] == "cuda"
+        else f", {conditions['threads']} threads unless said otherwise, {conditions['simd']}"
+    )
     return (
         f"{conditions['device']}{threads}; torch {conditions['versions']['torch']}, commit {conditions['commit']}, "
         f"{conditions['date']}"
@@ -29,8 +33,9 @@ def time(row: dict[str, Any] | None) -> str:
 
 
 def table(run: dict[str, Any]) -> str:
+    operation, _, what = best(run["results"][0]["rows"], "floor")["name"].partition(" ")
     lines = [
-        described(run["conditions"]) + ". Medians; *floor* is a `copy_` of as many bytes.",
+        f"{described(run['conditions'])}. Medians; *floor* is `{operation}` {what}.",
         "",
         "| | convweights | best eager | | torch.compile | | floor |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -45,6 +50,10 @@ def table(run: dict[str, Any]) -> str:
             f"`{rows['eager']['name']}` | {ratios['eager']} | {time(rows['compile'])} | {ratios['compile']} "
             f"| {time(rows['floor'])} |"
         )
+        for row in result["rows"]:
+            if row["kind"] == "variant":
+                ratio = f"{rows['eager']['median_us'] / row['median_us']:.1f}x"
+                lines.append(f"| by {row['name']} | {time(row)} | | {ratio} | | | |")
     return "\n".join(lines)
 
 
@@ -76,7 +85,9 @@ def draw(run: dict[str, Any], path: Path) -> None:
                 axes.text(times, place + offset, f" {times:.3g}", va="center", fontsize=8)
     axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(results)), [result["name"] for result in results])
-    axes.set_xlabel("time over that of a copy_ of the same bytes (lower is better)")
+    if results and max(text.get_position()[0] for text in axes.texts) > 10:
+        axes.set_xscale("log")
+    axes.set_xlabel(f"time over that of a {floor['name']} (lower is better)")
     axes.set_title(described(run["conditions"]), fontsize=8)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
@@ -87,17 +98,20 @@ def section(paths: list[Path]) -> str:
     """What stands between the markers: each run's picture and table."""
     parts = []
     for path in paths:
-        parts.append(f"![Times over that of a copy](benchmarks/results/{path.stem}.png)")
+        parts.append(f"![Times over the floor's](benchmarks/results/{path.stem}.png)")
         parts.append(table(json.loads(path.read_text())))
     return "\n\n".join(parts)
 
 
+def committed() -> list[Path]:
+    """The results, those of one verb together, the CPU's first."""
+    return sorted(RESULTS.glob("*.json"), key=lambda path: (path.stem.partition("-")[0], path.stem))
+
+
 def main() -> None:
-    paths = sorted(RESULTS.glob("transfer*.json"))
+    paths = committed()
     if not paths:
-        raise SystemExit(
-            "chart: benchmarks/results must hold transfer.json, got none; run benchmarks/transfer.py first"
-        )
+        raise SystemExit("chart: benchmarks/results must hold results, got none; run benchmarks/transfer.py first")
     README.write_text(replaced(README.read_text(), section(paths)))
     for path in paths:
         draw(json.loads(path.read_text()), path.with_suffix(".png"))

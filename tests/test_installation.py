@@ -4,6 +4,8 @@ import doctest
 import importlib
 import os
 import pkgutil
+import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -46,6 +48,28 @@ def test_no_symbol_of_torchs_unstable_interface():
         assert unstable == [], library.name
 
 
+# Functions of which the processor's abilities decide whether they are called: clones, and what is said to be for them.
+GUARDED = ("Avx512", "Avx2", "runs_avx", "arch_x86_64_v", "convert_run")
+
+
+@pytest.mark.native
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="about instruction sets of x86")
+def test_wide_vectors_stay_where_they_are_guarded():
+    """A function that all files share must not have been compiled for a processor that is not at hand."""
+    code = subprocess.run(
+        ["objdump", "-dC", "--no-show-raw-insn", native.cpu.__file__], capture_output=True, text=True, check=True
+    ).stdout
+    wide: dict[str, bool] = {}
+    function = ""
+    for line in code.splitlines():
+        if named := re.match(r"[0-9a-f]+ <(.*)>:$", line):
+            function = named[1]
+        elif re.search(r"%[yz]mm|\{%k", line):
+            wide[function] = any(word in function for word in GUARDED)
+    assert len(wide) > 10, "objdump finds no vectors, so this test would find none either"
+    assert [name for name, guarded in wide.items() if not guarded] == []
+
+
 @pytest.mark.parametrize("module", ["convweights", *MODULES])
 def test_examples_in_docstrings(module: str):
     failed, _ = doctest.testmod(importlib.import_module(module))
@@ -54,14 +78,8 @@ def test_examples_in_docstrings(module: str):
 
 def test_functions_have_examples():
     finder = doctest.DocTestFinder()
-    for name in (
-        "transfer_",
-        "replicate_channels_",
-        "average_channels_",
-        "truncate_channels_",
-        "replicate_channels",
-        "average_channels",
-        "truncate_channels",
-    ):
-        found = finder.find(getattr(convweights, name), name, globs={})
+    functions = {name: getattr(convweights, name) for name in convweights.__all__ if name.endswith(("_", "channels"))}
+    functions |= {name: getattr(convweights.init, name) for name in convweights.init.__all__ if name.endswith("_")}
+    for name, function in {**functions, "noise": convweights.noise}.items():
+        found = finder.find(function, name, globs={})
         assert any(test.examples for test in found), name

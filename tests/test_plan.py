@@ -144,12 +144,14 @@ REFUSED = [
     ({"match": "conv1", "out_channels": 9}, "out_channels of conv1.weight must say how where it grows ('tile', "),
     (
         {"match": "conv1", "in_channels": {"to": 4, "how": "blocks"}},
-        "in_channels of conv1.weight must be 'tile', 'interleave', 'keep' or 'zeros' where it grows, got 'blocks' "
+        "in_channels of conv1.weight must be 'tile', 'interleave', 'keep', "
+        "'zeros' or an initialiser such as 'kaiming_normal' where it grows, got 'blocks' "
         "from 3 to 4",
     ),
     (
         {"match": "conv1", "in_channels": {"to": 4, "how": "truncate"}},
-        "in_channels of conv1.weight must be 'tile', 'interleave', 'keep' or 'zeros' where it grows, got 'truncate'",
+        "in_channels of conv1.weight must be 'tile', 'interleave', 'keep', "
+        "'zeros' or an initialiser such as 'kaiming_normal' where it grows, got 'truncate'",
     ),
     (
         {"match": "conv1", "in_channels": {"to": 2, "how": "zeros"}},

@@ -87,6 +87,7 @@ def rows(header: str) -> list[tuple[str, str]]:
 
 
 CALLS = rows("| call | meaning |")
+UPDATES = rows("| update | meaning |")
 MAPS = rows("| map | the same")
 CONSTANTS = {"cw": cw, "torch": torch, "F": F, "g": 4, "s": 1, "k": 3, "start": 1, "before": 2}
 # Of the dimension that changes, where it is not m = 8 from n = 4: (n, m).
@@ -116,6 +117,17 @@ def test_calls_do_what_torch_does(device: str, call: str, same: str):
     assert torch.equal(*results)
 
 
+@pytest.mark.parametrize(("call", "same"), UPDATES, ids=[call for call, _ in UPDATES])
+def test_updates_do_what_torch_does(device: str, call: str, same: str):
+    start = torch.arange(6 * 8 * 3 * 3, device=device).view(6, 8, 3, 3) / 64
+    results = []
+    for expression in (call, same):
+        names = {"weight": start.clone(), "mask": start > 3, "cw": cw, "torch": torch}
+        with torch.device(device):
+            results.append(eval(expression, names))
+    assert torch.equal(*results)
+
+
 @pytest.mark.parametrize(("call", "same"), MAPS, ids=[call for call, _ in MAPS])
 def test_maps_do_what_torch_does(device: str, call: str, same: str):
     n, m = sizes(call)
@@ -128,7 +140,8 @@ def test_maps_do_what_torch_does(device: str, call: str, same: str):
 
 def test_tables_are_complete():
     public = {name for name in vars(cw) if name.endswith("_") and not name.startswith("_")}
-    assert {re.match(r"cw\.(\w+)", call).group(1) for call, _ in CALLS} == public
+    shown = {re.match(r"cw\.(init\.)?(\w+)", call).group(2) for call, _ in CALLS + UPDATES}
+    assert shown == public | {name for name in cw.init.__all__ if name.endswith("_")}
     assert {re.match(r"cw\.(\w+)", call).group(1) for call, _ in MAPS} == {
         name
         for name, value in vars(maps).items()
@@ -150,4 +163,4 @@ def test_names_exist():
 
 def test_benchmarks_are_those_of_the_committed_results():
     between = TEXT.partition(chart.START)[2].partition(chart.END)[0].strip()
-    assert between == chart.section(sorted(chart.RESULTS.glob("transfer*.json")))
+    assert between == chart.section(chart.committed())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convweights.checkpoint.rules import Channels
+from convweights.checkpoint.rules import OR_AN_INITIALIZER, Channels
 from convweights.maps import Blocks, Interleave, Map, Offset, Strided, Tile
 from convweights.ops.initializers import INITIALIZERS
 
-GROW = ("tile", "interleave", "keep", "zeros", *INITIALIZERS)
+GROW = ("tile", "interleave", "keep", "zeros")
 SHRINK = ("tile", "interleave", "blocks", "strided", "truncate")
 _MAPS: dict[str, type[Map]] = {
     "tile": Tile,
@@ -68,10 +68,12 @@ def resize(role: str, asked: Channels, n: int) -> Resized | None:
     if m == n:
         return None
     how = asked.how or _default(role, n, m)
-    allowed, direction = (GROW, "grows") if m > n else (SHRINK, "shrinks")
-    if how not in allowed:
-        names = f"{', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}"
-        raise Unreachable(f"be {names} where it {direction}", f"{how!r} from {n} to {m}")
+    if m > n and how not in GROW and how not in INITIALIZERS:
+        names = f"{', '.join(map(repr, GROW))} or {OR_AN_INITIALIZER}"
+        raise Unreachable(f"be {names} where it grows", f"{how!r} from {n} to {m}")
+    if m < n and how not in SHRINK:
+        names = f"{', '.join(map(repr, SHRINK[:-1]))} or {SHRINK[-1]!r}"
+        raise Unreachable(f"be {names} where it shrinks", f"{how!r} from {n} to {m}")
     rescale = asked.rescale or ("uniform" if role == "in_channels" and how in _RESCALED else "none")
     kind = _MAPS[how]
     if rescale not in kind.rescales:
@@ -90,4 +92,5 @@ def _default(role: str, n: int, m: int) -> str:
     if m < n:
         return "truncate"
     remedy = f"such as {m}:zeros, {m}:tile, {m}:kaiming_normal, or {m}:keep with a template"
-    raise Unreachable(f"say how where it grows ({', '.join(map(repr, GROW))})", f"only {m} for {n}", remedy)
+    names = f"{', '.join(map(repr, GROW))} or {OR_AN_INITIALIZER}"
+    raise Unreachable(f"say how where it grows ({names})", f"only {m} for {n}", remedy)

@@ -20,7 +20,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
-HOWS = ("tile", "interleave", "blocks", "strided", "truncate", "keep", "zeros", *INITIALIZERS)
+HOWS = ("tile", "interleave", "blocks", "strided", "truncate", "keep", "zeros")
+OR_AN_INITIALIZER = "an initialiser such as 'kaiming_normal'"
 LETTERS = "OIDHW"
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -152,8 +153,9 @@ def parse_channels(function: str, argument: str, value: Any) -> Channels | None:
         raise TypeError(sentence(function, argument, "be an int", repr(to)))
     if to < 1:
         raise ValueError(sentence(function, argument, "be at least 1", to))
-    if how is not None and how not in HOWS:
-        raise ValueError(sentence(function, f"how in {argument}", f"be {_either(HOWS)}", repr(how)))
+    if how is not None and how not in HOWS and how not in INITIALIZERS:
+        rule = f"be {', '.join(map(repr, HOWS))} or {OR_AN_INITIALIZER}"
+        raise ValueError(sentence(function, f"how in {argument}", rule, repr(how)))
     if rescale is not None and rescale not in RESCALES:
         raise ValueError(sentence(function, f"rescale in {argument}", f"be {_either(RESCALES)}", repr(rescale)))
     channels = Channels(to, how, rescale, tuple(table.items()))

@@ -82,7 +82,7 @@ def update_(
     tensor([0.3750, 0.3750, 0.3750])
     >>> cw.update_(torch.zeros(2, 2), scale=0.5, seed=0, step=7, stream="fc.weight", distribution="rademacher")
     tensor([[ 0.5000, -0.5000],
-            [-0.5000, -0.5000]])
+            [ 0.5000,  0.5000]])
     """
     return update_as(
         "update_",
@@ -217,7 +217,7 @@ def noise(
     >>> import torch, convweights as cw
     >>> cw.noise((2, 3), seed=0)
     tensor([[-1.2611,  0.4969,  0.2549],
-            [-0.7408,  0.0996,  0.2153]])
+            [-0.7408,  0.0996,  0.2154]])
     """
     function = "noise"
     sizes = [shape] if isinstance(shape, int) else list(shape)
