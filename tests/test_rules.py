@@ -85,8 +85,8 @@ BAD = [
     (
         {"in_channels": {"to": 3, "how": "repeat"}},
         ValueError,
-        "how in in_channels of rules[0] must be 'tile', 'interleave', 'blocks', 'strided', 'truncate', 'keep' or "
-        "'zeros', got 'repeat'",
+        "how in in_channels of rules[0] must be 'tile', 'interleave', 'blocks', 'strided', 'truncate', 'keep', "
+        "'zeros' or an initialiser such as 'kaiming_normal', got 'repeat'",
     ),
     (
         {"in_channels": {"to": 3, "rescale": "sum"}},
