@@ -415,7 +415,10 @@ def bad_initialisations() -> list[ErrorInput]:
         filled("seed", init.Normal(seed=-1, stream=0), ValueError, r"seed must lie in 0 \.\. 2\^64 - 1, got -1"),
         filled("stream", init.Normal(seed=0, stream=None), TypeError, r"stream must be an int, got None"),
         filled(
-            "std", init.Normal(std=1e300, seed=0, stream=0), ValueError, r"std must be finite in float32, got 1e\+300"
+            "std",
+            init.Normal(std=1e300, seed=0, stream=0),
+            ValueError,
+            r"mean and std must be finite in float32, got 1e\+300",
         ),
         filled(
             "of integers",

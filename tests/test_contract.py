@@ -86,6 +86,39 @@ def test_a_stale_graph_raises(device: str, writer: Writer):
         loss.backward()
 
 
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("name", ["update_", "transfer_"])
+def test_a_stale_graph_raises_under_compile(device: str, name: str, inside: bool, backend: str):
+    """The graph is built in the compiled function before the write, or before the compiled function is called."""
+    torch.compiler.reset()
+    weight = torch.rand(8, 4, device=device, requires_grad=True)
+    source = torch.rand(8, 4, device=device)
+
+    def write(weight: torch.Tensor) -> None:
+        cw.update_(weight, shift=1.0) if name == "update_" else cw.transfer_(weight, source)
+
+    def graph_and_write(weight: torch.Tensor) -> torch.Tensor:
+        loss = (weight * weight).sum()
+        write(weight)
+        return loss
+
+    if inside:
+        loss = torch.compile(graph_and_write, backend=backend)(weight)
+    else:
+        loss = (weight * weight).sum()
+        torch.compile(write, backend=backend)(weight)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_the_raw_operators_bump_versions(device: str):
+    weight = torch.rand(3, 4, device=device)
+    before = weight._version
+    operator(*[[weight] if k == 0 else part for k, part in enumerate(UPDATE_SAMPLES["normal"].arguments(device))])
+    assert weight._version == before + 1
+
+
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
 def test_version_counters(device: str, writer: Writer):
     arguments = writer.arguments(torch.rand(writer.shape, device=device))

@@ -9,6 +9,7 @@ from bits import assert_same_bits
 from torch import nn
 
 import convweights as cw
+from convweights.ops import transfer, transfer_fill
 from convweights.ops.initializers import INITIALIZERS, fans
 
 LAYERS = [
@@ -103,9 +104,11 @@ FILLED = [
 
 
 @pytest.mark.parametrize(("weight", "source", "maps"), FILLED)
+@pytest.mark.parametrize("least", [1, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_transfer_fills_what_it_does_not_reach(device: str, weight, source, maps, dtype: torch.dtype):
-    """Each element is what the initialiser gives the whole weight there, or what the transfer writes."""
+def test_a_transfer_fills_what_it_does_not_reach(device: str, monkeypatch, weight, source, maps, dtype, least):
+    """Each element is what the initialiser gives the whole weight there, or what the transfer writes, by both roads."""
+    monkeypatch.setattr(transfer_fill, "_LEAST_RUN", least)
     if 1 not in maps and source[1] != weight[1]:
         maps = {**maps, 1: cw.Tile()}
     initializer = cw.init.XavierNormal(gain=3.0, seed=4, stream="w")
@@ -120,12 +123,12 @@ def test_a_transfer_fills_what_it_does_not_reach(device: str, weight, source, ma
 def test_each_element_is_written_once(monkeypatch: pytest.MonkeyPatch):
     """The pieces that are initialised cover what the transfer leaves out, and no more."""
     written = torch.zeros(9, 7, 5, 5)
-    from convweights.ops import transfer
 
     def count(function: str, piece: torch.Tensor, initializer: object, box: tuple) -> None:
         written[tuple(slice(o, o + s) for o, s in zip(box[1], piece.shape, strict=True))] += 1
 
     monkeypatch.setattr(transfer, "initialize_as", count)
+    monkeypatch.setattr(transfer_fill, "_LEAST_RUN", 1)
     maps = FILLED[2][2]
     weight = torch.full((9, 7, 5, 5), -1.0)
     cw.transfer_(weight, torch.zeros(4, 3, 3, 3), maps, fill=cw.init.Normal(seed=0, stream=0))

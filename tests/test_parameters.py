@@ -9,6 +9,7 @@ from bits import assert_same_bits
 from torch import nn
 
 import convweights as cw
+from convweights.ops import update_call
 
 DRAWN = {"scale": 0.5, "seed": 3, "step": 2}
 
@@ -113,6 +114,76 @@ def test_tied_parameters_are_written_once():
     weight = torch.zeros(6)
     cw.perturb_({"a": weight, "b": weight.view(6), "c": torch.zeros(2)}, **DRAWN)
     assert_same_bits(weight, 0.5 * noise("a", weight))
+
+
+def test_a_tie_is_written_under_the_name_that_comes_first():
+    weight = torch.zeros(6)
+    cw.perturb_({"b": weight, "a": weight}, **DRAWN)
+    assert_same_bits(weight, 0.5 * noise("b", weight))
+
+
+def test_a_list_stays_a_list_behind_a_frozen_parameter():
+    """Its views are no ties, whatever is left out before them."""
+    frozen, weight = nn.Parameter(torch.zeros(2), requires_grad=False), torch.zeros(2)
+    with pytest.raises(ValueError, match=r"params\[2\] must not share memory with params\[1\]"):
+        cw.perturb_([frozen, weight, weight.view(2)], **DRAWN)
+    assert not weight.any()
+
+
+@pytest.mark.parametrize("given", [{"mask": {"b": torch.zeros(6, dtype=torch.bool)}}, {"box": {"b": ((9,), (3,))}}])
+@pytest.mark.parametrize("view", [False, True])
+def test_what_is_given_for_a_tie_is_not_dropped(given: dict, view: bool):
+    weight = torch.zeros(6)
+    params = {"a": weight, "b": weight.view(6) if view else weight}
+    with pytest.raises(ValueError, match=r"mask and box of params\['b'\] must be left out, got one for a tied weight"):
+        cw.perturb_(params, **DRAWN, **given)
+    assert not weight.any()
+
+
+def test_a_flat_shard_is_refused():
+    """As FSDP's first version leaves it in each process; torch marks it so."""
+    shard = nn.Parameter(torch.zeros(8))
+    shard._fsdp_flattened = True
+    with pytest.raises(
+        ValueError, match=r"must be a whole tensor or a DTensor, got a flat shard; shard the model with"
+    ):
+        cw.perturb_({"block._fsdp_wrapped_module.weight": shard}, **DRAWN)
+    assert not shard.any()
+
+
+def test_sets_have_no_order():
+    weight = torch.zeros(3)
+    with pytest.raises(TypeError, match="params must be a tensor, a list, a dict or a module, got set"):
+        cw.perturb_({weight}, **DRAWN)
+    with pytest.raises(TypeError, match="stream must be a list of names or numbers"):
+        cw.perturb_([weight], **DRAWN, stream={"a"})
+
+
+def test_a_failure_that_is_no_refusal_is_not_tried_again(monkeypatch: pytest.MonkeyPatch):
+    weight = torch.zeros(3)
+
+    def fails_after_writing(weights: list[torch.Tensor], *rest: object) -> None:
+        weights[0].add_(1)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(update_call, "_operator", fails_after_writing)
+    monkeypatch.setattr(update_call, "_is_native", lambda device: True)
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        cw.update_([weight], shift=1.0)
+    assert weight.tolist() == [1.0] * 3
+
+
+def test_a_seed_on_another_device_is_refused():
+    weight = torch.zeros(3)
+    with pytest.raises(ValueError, match=r"seed must be on the device of weight, cpu, got meta"):
+        cw.perturb_(weight, scale=1.0, seed=torch.zeros(2, dtype=torch.int64, device="meta"), stream=0)
+    with pytest.raises(TypeError, match="seeds must be an int, got tensor"):
+        cw.accumulate_noise_(weight, [torch.zeros(2, dtype=torch.int64)], [1.0], stream=0)
+
+
+def test_lazy_modules_are_refused():
+    with pytest.raises(ValueError, match=r"params\['weight'\] must be initialised, got a parameter of a lazy module"):
+        cw.perturb_(nn.LazyLinear(3), **DRAWN)
 
 
 def test_views_that_interleave_are_no_overlap(device: str):

@@ -71,8 +71,41 @@ def test_toml_and_flags_say_the_same(source, tmp_path):
     assert all(torch.equal(by_flags[name], made[name]) for name in made)
 
 
+def test_a_wrapped_models_filters_are_the_models(tmp_path):
+    torch.save({"module.conv.weight": torch.zeros(2, 3, 3, 3)}, tmp_path / "wrapped.pt")
+    rules = [{"match": "module.conv.weight", "out_channels": {"to": 4, "how": "normal"}}]
+    cw.convert(tmp_path / "wrapped.pt", tmp_path / "made.pt", rules=rules)
+    made = torch.load(tmp_path / "made.pt")["module.conv.weight"]
+    assert_same_bits(made[2:], cw.init.normal_(torch.empty(4, 3, 3, 3), seed=0, stream="conv.weight")[2:])
+
+
+def test_only_the_dimension_that_is_initialised_says_so(source):
+    rules = [
+        {"match": "conv.weight", "out_channels": {"to": 12, "how": "kaiming_normal"}},
+        {"match": "conv.weight", "in_channels": {"to": 4, "how": "tile"}},
+    ]
+    (tensor,) = cw.plan(source, rules=rules).changed
+    assert tensor.how == "out_channels 8 -> 12 kaiming_normal seed 0, in_channels 3 -> 4 tile"
+
+
+def test_one_fill_said_in_two_ways_is_one(source):
+    rules = [
+        {"match": "conv.weight", "out_channels": {"to": 12, "how": "normal", "std": 2.0, "mean": 0.5}},
+        {"match": "conv.weight", "in_channels": {"to": 4, "how": "normal", "mean": 0.5, "std": 2.0, "seed": 0}},
+    ]
+    assert len(cw.plan(source, rules=rules).changed) == 1
+
+
+def test_a_layout_without_fans_in_front_is_refused(source):
+    asked = {"match": "conv.weight", "layout": "OIHW->HWIO", "out_channels": {"to": 12, "how": "kaiming_normal"}}
+    with pytest.raises(CheckpointError, match=r"layout of conv\.weight must lead to OI\.\.\. where channels are init"):
+        cw.plan(source, rules=[asked])
+
+
 REFUSED = [
-    ({"to": 12, "how": "normal", "std": -1.0}, ValueError, "std must be at least 0"),
+    ({"to": 12, "how": ["normal"]}, ValueError, "how in out_channels of rules[0] must be 'tile'"),
+    ({"to": 12, "how": "kaiming", "a": 1}, ValueError, "how in out_channels of rules[0] must be 'tile'"),
+    ({"to": 12, "how": "normal", "std": -1.0}, ValueError, "std in out_channels of rules[0] must be at least 0"),
     (
         {"to": 12, "how": "normal", "gain": 1.0},
         ValueError,
@@ -80,7 +113,11 @@ REFUSED = [
     ),
     ({"to": 12, "how": "zeros", "seed": 1}, ValueError, "be a number of channels or a table of to, how and rescale"),
     ({"to": 12, "how": "normal", "stream": 1}, ValueError, "be a number of channels or a table of"),
-    ({"to": 12, "how": "normal", "seed": -1}, ValueError, "seed must lie in 0 .. 2^64 - 1, got -1"),
+    (
+        {"to": 12, "how": "normal", "seed": -1},
+        ValueError,
+        "seed in out_channels of rules[0] must lie in 0 .. 2^64 - 1, got -1",
+    ),
     ({"to": 6, "how": "normal"}, CheckpointError, "where it shrinks, got 'normal' from 8 to 6"),
     ({"to": 12, "how": "normal", "rescale": "exact"}, CheckpointError, "rescale by 'none' or 'uniform'"),
 ]

@@ -50,6 +50,9 @@ def check(rank: int, path: str) -> None:
         mask = torch.rand(SHAPE, generator=torch.Generator().manual_seed(1)) < 0.5
         cw.update_(masked, shift=1.0, mask=distribute_tensor(mask, mesh, (Shard(0), Shard(1))))
         assert_same_bits(masked.full_tensor(), torch.where(mask, start() + 1, start()))
+        for other in (mask, distribute_tensor(mask, mesh, (Replicate(), Shard(0)))):
+            with pytest.raises(ValueError, match=r"mask must be a DTensor of the weight's shape, mesh and placements"):
+                cw.update_(masked, shift=1.0, mask=other)
         partial = torch.distributed.tensor.DTensor.from_local(start(), mesh, (Partial(), Replicate()))
         with pytest.raises(ValueError, match="params must be sharded or replicated, got placements"):
             cw.update_(partial, shift=1.0)

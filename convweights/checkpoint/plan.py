@@ -17,9 +17,10 @@ from convweights.checkpoint.formats import open_checkpoint
 from convweights.checkpoint.matching import Asked, collect, is_computed
 from convweights.checkpoint.notes import plan_notes
 from convweights.checkpoint.report import Fill, Plan, TensorPlan, dtype_name
-from convweights.checkpoint.rules import Layout, Rule, load_rules, parse_dtype
+from convweights.checkpoint.rules import Channels, Layout, Rule, load_rules, parse_dtype
+from convweights.ops import check
 from convweights.ops.initializers import INITIALIZERS, Initializer
-from convweights.ops.transfer import MAX_DIMENSIONS
+from convweights.ops.streams import unwrapped
 
 PathOrText = str | PathLike[str]
 _FILLS: dict[str, Fill] = {"keep": "keep", "zeros": 0.0}
@@ -141,37 +142,35 @@ class _Drafter:
 
     def _fill(self, target: TensorInfo, resized: Mapping[int, Resized], asked: Asked, layout: Layout | None) -> Fill:
         """What new positions get; both dimensions must say the same."""
-        fills: dict[str, Fill] = {}
+        fills: dict[Fill, str] = {}
         for role in ("out_channels", "in_channels"):
             change = resized.get(_dimension(role, layout)) if role in asked.settings else None
             if change is None:
                 continue
             channels, rule = asked.settings[role]
-            initializer = channels.initializer(target.name)
-            if initializer is not None:
-                fills[str(channels).partition(":")[2]] = self._initial(target, initializer, rule)
+            if change.how in INITIALIZERS:
+                fills.setdefault(self._initial(target, channels, layout, rule), str(channels).partition(":")[2])
             elif change.how in _FILLS:
-                fills[change.how] = _FILLS[change.how]
+                fills.setdefault(_FILLS[change.how], change.how)
         if len(fills) > 1:
             must = "fill new channels in one way for both dimensions"
-            raise self._error(target, f"how of {target.name}", must, " and ".join(sorted(fills)))
-        fill = next(iter(fills.values()), 0.0)
+            raise self._error(target, f"how of {target.name}", must, " and ".join(sorted(fills.values())))
+        fill = next(iter(fills), 0.0)
         if fill == "keep":
             self._check_template(target)
         return fill
 
-    def _initial(self, target: TensorInfo, initializer: Initializer, rule: Rule) -> Fill:
+    def _initial(self, target: TensorInfo, channels: Channels, layout: Layout | None, rule: Rule) -> Fill:
         """A weight's new channels are drawn; of biases and statistics they are what a new layer has."""
         if not is_computed(target):
             must, got = "be float64, float32, float16 or bfloat16 to be initialised", dtype_name(target.dtype)
             raise self._error(target, target.name, must, got, source=rule)
-        if len(target.shape) > 1:
-            try:
-                initializer.checked(self.function, target.shape)
-            except ValueError as error:
-                raise self._error(target, f"how of {target.name}", "suit its shape", str(error), source=rule) from None
-            return initializer
-        return 1.0 if target.name.rpartition(".")[2] in _STARTS_AT_1 else 0.0
+        if len(target.shape) == 1:
+            return 1.0 if target.name.rpartition(".")[2] in _STARTS_AT_1 else 0.0
+        if layout is not None and not layout.target.startswith("OI"):
+            must = "lead to OI... where channels are initialised, by whose order fans are counted"
+            raise self._error(target, f"layout of {target.name}", must, layout, source=rule)
+        return channels.initializer(unwrapped(target.name))
 
     def _check_template(self, target: TensorInfo) -> None:
         argument = f"how of {target.name}"
@@ -195,8 +194,8 @@ class _Drafter:
         if not info.plain or info.dtype == getattr(torch, "float4_e2m1fn_x2", None):
             rule = "be a dense tensor of whole bytes to be changed"
             raise self._error(info, info.name, rule, "a sparse, quantised, packed or meta tensor")
-        if len(target.shape) > MAX_DIMENSIONS:
-            rule = f"have at most {MAX_DIMENSIONS} dimensions to be changed"
+        if len(target.shape) > check.MAX_DIMENSIONS:
+            rule = f"have at most {check.MAX_DIMENSIONS} dimensions to be changed"
             raise self._error(info, info.name, rule, len(info.shape))
         sizes = [info.shape[d] for d in planned.permutation] if planned.permutation else info.shape
         copies = all(map.copies(sizes[dim], target.shape[dim]) for dim, map in planned.maps.items())
@@ -232,10 +231,8 @@ def _how(
         change = resized.get(_dimension(role, layout)) if role in asked.settings else None
         if change is not None:
             how = change.how
-            if isinstance(fill, Initializer):
-                how += f" seed {fill.seed}"
-            elif how in INITIALIZERS:
-                how = "ones" if fill == 1.0 else "zeros"
+            if how in INITIALIZERS:
+                how = f"{how} seed {fill.seed}" if isinstance(fill, Initializer) else "ones" if fill else "zeros"
             words.append(f"{role} {change.n} -> {change.m} {how}")
     if dtype != info.dtype:
         words.append(f"cast to {dtype_name(dtype)}")

@@ -42,11 +42,9 @@ class Channels:
         given = [f"{name}={value}" for name, value in self.arguments]
         return ":".join(str(part) for part in (self.to, self.how, self.rescale, *given) if part is not None)
 
-    def initializer(self, stream: str) -> Initializer | None:
-        """The initialiser for new channels of the tensor of that name, where ``how`` is one."""
-        if self.how not in INITIALIZERS:
-            return None
-        return INITIALIZERS[self.how](**{"seed": 0, **dict(self.arguments), "stream": stream})
+    def initializer(self, stream: str) -> Initializer:
+        """The initialiser that ``how`` names, for new channels of the tensor of that name."""
+        return INITIALIZERS[str(self.how)](**{"seed": 0, **dict(self.arguments), "stream": stream})
 
 
 @dataclass(frozen=True)
@@ -145,6 +143,9 @@ def parse_channels(function: str, argument: str, value: Any) -> Channels | None:
         return value
     table = dict(value) if isinstance(value, Mapping) else {"to": value}
     to, how, rescale = table.pop("to", None), table.pop("how", None), table.pop("rescale", None)
+    if how is not None and not (isinstance(how, str) and (how in HOWS or how in INITIALIZERS)):
+        rule = f"be {', '.join(map(repr, HOWS))} or {OR_AN_INITIALIZER}"
+        raise ValueError(sentence(function, f"how in {argument}", rule, repr(how)))
     known = {field.name for field in fields(INITIALIZERS[how])} - {"stream"} if how in INITIALIZERS else set()
     if to is None or not set(table) <= known:
         rule = f"be a number of channels or a table of {', '.join(('to', 'how', *sorted(known)))} and rescale"
@@ -153,18 +154,11 @@ def parse_channels(function: str, argument: str, value: Any) -> Channels | None:
         raise TypeError(sentence(function, argument, "be an int", repr(to)))
     if to < 1:
         raise ValueError(sentence(function, argument, "be at least 1", to))
-    if how is not None and how not in HOWS and how not in INITIALIZERS:
-        rule = f"be {', '.join(map(repr, HOWS))} or {OR_AN_INITIALIZER}"
-        raise ValueError(sentence(function, f"how in {argument}", rule, repr(how)))
     if rescale is not None and rescale not in RESCALES:
         raise ValueError(sentence(function, f"rescale in {argument}", f"be {_either(RESCALES)}", repr(rescale)))
-    channels = Channels(to, how, rescale, tuple(table.items()))
-    initializer = channels.initializer("")
-    if initializer is not None:
-        try:
-            initializer.checked(function, (1, 1))
-        except (TypeError, ValueError) as error:
-            raise type(error)(str(error).replace(f"{function}: ", f"{function}: {argument}: ", 1)) from None
+    channels = Channels(to, how, rescale, tuple(sorted(table.items())))
+    if how in INITIALIZERS:
+        channels.initializer("").checked(function, (1, 1), torch.float64, f" in {argument}")
     return channels
 
 

@@ -9,7 +9,7 @@ import torch
 
 from convweights.maps import RESCALES, Blocks, Interleave, Map, Mean, Offset, Rescale, Strided, Tile
 from convweights.ops import check
-from convweights.ops.transfer import MAX_DIMENSIONS, transfer_as
+from convweights.ops.transfer import transfer_as
 
 _REPLICATE = {(kind.kind, rescale): kind(rescale) for kind in (Tile, Interleave) for rescale in get_args(Rescale)}
 _AVERAGE = {(kind.kind, rescale): kind(rescale) for kind in (Blocks, Strided) for rescale in get_args(Rescale)}
@@ -116,9 +116,9 @@ def average_channels_(
     check.writable(function, "weight", weight)
     groups = check.integer(function, "groups", groups, least=1)
     dim = check.dimension(function, "dim", dim, weight.ndim)
-    if weight.ndim >= MAX_DIMENSIONS:
+    if weight.ndim >= check.MAX_DIMENSIONS:
         raise ValueError(
-            f"{function}: weight must have at most {MAX_DIMENSIONS - 1} dimensions to be averaged in place, "
+            f"{function}: weight must have at most {check.MAX_DIMENSIONS - 1} dimensions to be averaged in place, "
             f"got {weight.ndim}"
         )
     channels = weight.shape[dim]

@@ -12,6 +12,10 @@ import torch
 COMPUTE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
+# Of a weight: what the kernels have places for.
+MAX_DIMENSIONS = 8
+
+
 def name(dtype: torch.dtype) -> str:
     """``float32`` for ``torch.float32``."""
     return str(dtype).removeprefix("torch.")
@@ -21,6 +25,10 @@ def dense(function: str, argument: str, value: Any) -> None:
     """A strided tensor that holds data."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{function}: {argument} must be a torch.Tensor, got {type(value).__name__}")
+    if isinstance(value, (torch.nn.UninitializedParameter, torch.nn.UninitializedBuffer)):
+        raise ValueError(
+            f"{function}: {argument} must be initialised, got a parameter of a lazy module; run the module once first"
+        )
     if value.layout != torch.strided:
         raise TypeError(
             f"{function}: {argument} must be a dense (strided) tensor, got layout {value.layout}; "

@@ -22,17 +22,21 @@ class Initializer:
     seed: int = field(kw_only=True)
     stream: int | str = field(kw_only=True)
     distribution: ClassVar[Literal["normal", "uniform"]]
+    arguments: ClassVar[str]  # what its size follows from
 
-    def checked(self, function: str, shape: Shape) -> tuple[float, float]:
-        """``shift`` and ``scale`` for a weight of that shape, once every argument is found to make sense for it."""
-        check.within(function, "seed", self.seed, 2**64)
-        stream_number(function, "stream", self.stream)
-        shift, scale = self.terms(function, shape)
-        for argument, number in (("mean", shift), ("std", scale)):
-            check.fits_float32(function, argument, number)
+    def checked(self, function: str, shape: Shape, dtype: torch.dtype, where: str = "") -> tuple[float, float]:
+        """``shift`` and ``scale`` for such a weight, once every argument is found to make sense for it.
+
+        ``where`` stands behind an argument's name in errors.
+        """
+        check.within(function, f"seed{where}", self.seed, 2**64)
+        stream_number(function, f"stream{where}", self.stream)
+        shift, scale = self.terms(function, shape, where)
+        for number in (shift, scale) if dtype != torch.float64 else ():
+            check.fits_float32(function, self.arguments + where, number)
         return shift, scale
 
-    def terms(self, function: str, shape: Shape) -> tuple[float, float]:
+    def terms(self, function: str, shape: Shape, where: str = "") -> tuple[float, float]:
         raise NotImplementedError
 
 
@@ -43,9 +47,10 @@ class Normal(Initializer):
     mean: float = 0.0
     std: float = 1.0
     distribution = "normal"
+    arguments = "mean and std"
 
-    def terms(self, function: str, shape: Shape) -> tuple[float, float]:
-        return check.finite(function, "mean", self.mean), _at_least_0(function, "std", self.std)
+    def terms(self, function: str, shape: Shape, where: str = "") -> tuple[float, float]:
+        return check.finite(function, f"mean{where}", self.mean), _at_least_0(function, f"std{where}", self.std)
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,12 @@ class Uniform(Initializer):
     a: float = 0.0
     b: float = 1.0
     distribution = "uniform"
+    arguments = "a and b"
 
-    def terms(self, function: str, shape: Shape) -> tuple[float, float]:
-        a, b = check.finite(function, "a", self.a), check.finite(function, "b", self.b)
+    def terms(self, function: str, shape: Shape, where: str = "") -> tuple[float, float]:
+        a, b = check.finite(function, f"a{where}", self.a), check.finite(function, f"b{where}", self.b)
         if a > b:
-            raise ValueError(f"{function}: a must be at most b, got {a} and {b}")
+            raise ValueError(f"{function}: a{where} must be at most b, got {a} and {b}")
         return a + (b - a) / 2, (b - a) / 2
 
 
@@ -68,15 +74,18 @@ class _Kaiming(Initializer):
     a: float = 0.0
     mode: Mode = "fan_in"
     nonlinearity: str = "leaky_relu"
+    arguments = "a"
 
-    def std(self, function: str, shape: Shape) -> float:
-        check.choice(function, "mode", self.mode, ("fan_in", "fan_out"))
-        a = check.finite(function, "a", self.a)
+    def std(self, function: str, shape: Shape, where: str) -> float:
+        check.choice(function, f"mode{where}", self.mode, ("fan_in", "fan_out"))
+        a = check.finite(function, f"a{where}", self.a)
         try:
             gain = float(torch.nn.init.calculate_gain(self.nonlinearity, a))  # type: ignore[arg-type]
+        except OverflowError:
+            raise ValueError(f"{function}: a{where} must have a finite square, got {a}") from None
         except ValueError:
             raise ValueError(
-                f"{function}: nonlinearity must be one that torch.nn.init.calculate_gain knows, "
+                f"{function}: nonlinearity{where} must be one that torch.nn.init.calculate_gain knows, "
                 f"got {self.nonlinearity!r}"
             ) from None
         fan_in, fan_out = fans(function, shape)
@@ -89,8 +98,8 @@ class KaimingNormal(_Kaiming):
 
     distribution = "normal"
 
-    def terms(self, function: str, shape: Shape) -> tuple[float, float]:
-        return 0.0, self.std(function, shape)
+    def terms(self, function: str, shape: Shape, where: str = "") -> tuple[float, float]:
+        return 0.0, self.std(function, shape, where)
 
 
 @dataclass(frozen=True)
@@ -99,16 +108,17 @@ class KaimingUniform(_Kaiming):
 
     distribution = "uniform"
 
-    def terms(self, function: str, shape: Shape) -> tuple[float, float]:
-        return 0.0, math.sqrt(3.0) * self.std(function, shape)
+    def terms(self, function: str, shape: Shape, where: str = "") -> tuple[float, float]:
+        return 0.0, math.sqrt(3.0) * self.std(function, shape, where)
 
 
 @dataclass(frozen=True)
 class _Xavier(Initializer):
     gain: float = 1.0
+    arguments = "gain"
 
-    def std(self, function: str, shape: Shape) -> float:
-        gain = check.finite(function, "gain", self.gain)
+    def std(self, function: str, shape: Shape, where: str) -> float:
+        gain = _at_least_0(function, f"gain{where}", self.gain)
         return gain * math.sqrt(2.0 / max(1, sum(fans(function, shape))))
 
 
@@ -118,8 +128,8 @@ class XavierNormal(_Xavier):
 
     distribution = "normal"
 
-    def terms(self, function: str, shape: Shape) -> tuple[float, float]:
-        return 0.0, self.std(function, shape)
+    def terms(self, function: str, shape: Shape, where: str = "") -> tuple[float, float]:
+        return 0.0, self.std(function, shape, where)
 
 
 @dataclass(frozen=True)
@@ -128,8 +138,8 @@ class XavierUniform(_Xavier):
 
     distribution = "uniform"
 
-    def terms(self, function: str, shape: Shape) -> tuple[float, float]:
-        return 0.0, math.sqrt(3.0) * self.std(function, shape)
+    def terms(self, function: str, shape: Shape, where: str = "") -> tuple[float, float]:
+        return 0.0, math.sqrt(3.0) * self.std(function, shape, where)
 
 
 # By the words of rules and flags.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 import torch
@@ -54,7 +54,13 @@ def stream_of_one(function: str, stream: Any, draws: bool) -> int:
 
 def stream_number(function: str, argument: str, stream: Any) -> int:
     """A name's stream, or the number that a stream is given by."""
-    return _named_stream(stream) if isinstance(stream, str) else check.within(function, argument, stream, 2**32)
+    if not isinstance(stream, str):
+        return check.within(function, argument, stream, 2**32)
+    try:
+        number: int = _named_stream(stream)
+        return number
+    except UnicodeEncodeError:
+        raise ValueError(f"{function}: {argument} must be a name that UTF-8 can encode, got {stream!a}") from None
 
 
 @torch.compiler.assume_constant_result
@@ -66,7 +72,7 @@ def streams_in_a_row(function: str, stream: Any, count: int) -> Sequence[int]:
     """The streams of a list's tensors: what is given, or 0, 1, 2, ..."""
     if stream is None:
         return range(count)
-    if isinstance(stream, (str, int)) or not isinstance(stream, Iterable):
+    if isinstance(stream, (str, int, Set)) or not isinstance(stream, Iterable):
         raise TypeError(f"{function}: stream must be a list of names or numbers where params is one, got {stream!r}")
     streams = [stream_number(function, f"stream[{i}]", entry) for i, entry in enumerate(stream)]
     if len(streams) != count:

@@ -7,21 +7,18 @@ native kernel, is in transfer_reference.py; csrc/ops/transfer.h is the same mean
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 
-from convweights.maps import KINDS, RESCALES, Identity, Map, Offset, Select
+from convweights.maps import KINDS, RESCALES, Identity, Map, Select
 from convweights.ops import check
 from convweights.ops.initializers import Initializer
+from convweights.ops.transfer_fill import are_scattered, fill_words, unreached
 from convweights.ops.transfer_reference import reference_transfer_
 from convweights.ops.update_call import initialize_as
-
-MAX_DIMENSIONS = 8
-Place = tuple[Sequence[int], Sequence[int]]  # offset and size
+from convweights.ops.versions import bump_versions, writing
 
 _library = torch.library.Library("convweights", "FRAGMENT")
 _library.define(
@@ -95,48 +92,27 @@ def transfer_as(
     check.same_device(function, "source", source, weight)
     given = _by_position(function, weight, source, {} if maps is None else maps)
     scale = check.finite(function, "scale", scale)
-    words = _fill_words(function, fill, weight.dtype)
+    words = fill_words(function, fill, weight.dtype)
     if isinstance(fill, Initializer):
-        fill.checked(function, weight.shape)
+        fill.checked(function, weight.shape, weight.dtype)
     encode = _encode.__wrapped__ if torch.compiler.is_compiling() else _encode  # dynamo warns of caches
     encoded = encode(function, given, source.shape, weight.shape, source.dtype, weight.dtype, scale)
     if not in_place and check.overlap(weight, source):
         raise ValueError(
             f"{function}: source must not share memory with weight, got views of one storage; pass source.clone()"
         )
-    with torch.no_grad():
+    initializer = fill if isinstance(fill, Initializer) else None
+    places = unreached(source.shape, weight.shape, dict(given)) if initializer else []
+    whole = are_scattered(places, weight.shape)
+    if initializer and whole:
+        initialize_as(function, weight, initializer)
+    with writing((weight,)):
         _operator(weight, source, *encoded, scale, words)
-        if not torch.compiler.is_compiling():
-            # A C++ operator does not do this by itself, and a stale graph would silently give a wrong gradient.
-            torch.autograd.graph.increment_version(weight)
-    if isinstance(fill, Initializer):
-        for offset, size in _unreached(source.shape, weight.shape, dict(given)):
+    if initializer and not whole:
+        for offset, size in places:
             piece = weight.detach()[tuple(slice(o, o + s) for o, s in zip(offset, size, strict=True))]
-            initialize_as(function, piece, fill, box=(weight.shape, offset))
+            initialize_as(function, piece, initializer, box=(weight.shape, offset))
     return weight
-
-
-def _unreached(source: Sequence[int], weight: Sequence[int], maps: Mapping[int, Map]) -> list[Place]:
-    """The parts of the weight that no source position reaches, as places that do not overlap."""
-    places: list[Place] = []
-    offset, size = [0] * len(weight), list(weight)
-    for dim, (n, m) in enumerate(zip(source, weight, strict=True)):
-        if not isinstance(maps.get(dim), Offset):
-            continue
-        start = maps[dim].start_for(n, m)
-        begin, end = min(max(-start, 0), m), max(min(n - start, m), 0)
-        begin = min(begin, end)
-        for first, last in ((0, begin), (end, m)):
-            if last > first:
-                places.append(
-                    (
-                        [first if d == dim else o for d, o in enumerate(offset)],
-                        [last - first if d == dim else s for d, s in enumerate(size)],
-                    )
-                )
-        # What the dimensions that follow leave out lies inside what this one reaches.
-        offset[dim], size[dim] = begin, end - begin
-    return [place for place in places if math.prod(place[1])]
 
 
 def _by_position(
@@ -144,8 +120,8 @@ def _by_position(
 ) -> tuple[tuple[int, Map], ...]:
     """The maps with their dimensions counted from the front."""
     rank = weight.ndim
-    if rank > MAX_DIMENSIONS:
-        raise ValueError(f"{function}: weight must have at most {MAX_DIMENSIONS} dimensions, got {rank}")
+    if rank > check.MAX_DIMENSIONS:
+        raise ValueError(f"{function}: weight must have at most {check.MAX_DIMENSIONS} dimensions, got {rank}")
     if source.ndim != rank:
         raise ValueError(
             f"{function}: source must have the rank of weight, {rank}, got shape {tuple(source.shape)}; "
@@ -212,51 +188,8 @@ def _check_dtypes(function: str, source: torch.dtype, weight: torch.dtype, copie
         )
 
 
-def _fill_words(function: str, fill: float | complex | str | Initializer, dtype: torch.dtype) -> list[int]:
-    """The bits of ``fill`` in ``dtype`` as little-endian 64-bit words; none for "keep"."""
-    if isinstance(fill, Initializer):
-        if dtype not in check.COMPUTE_DTYPES:
-            got = type(fill).__name__
-            raise ValueError(f"{function}: fill must be a value that {check.name(dtype)} can hold, got {got}")
-        return []
-    if isinstance(fill, str):
-        if fill != "keep":
-            raise ValueError(f'{function}: fill must be a number, "keep" or an initialiser, got {fill!r}')
-        return []
-    if isinstance(fill, np.generic):
-        fill = fill.item()
-    if not isinstance(fill, (bool, int, float, complex)):
-        raise TypeError(f'{function}: fill must be a number, "keep" or an initialiser, got {fill!r}')
-    try:
-        return list(_constant_words(fill, dtype))
-    except (RuntimeError, TypeError, ValueError, OverflowError):
-        raise ValueError(f"{function}: fill must be a value that {check.name(dtype)} can hold, got {fill!r}") from None
-
-
-@torch.compiler.assume_constant_result
-def _constant_words(fill: float | complex, dtype: torch.dtype) -> tuple[int, ...]:
-    # 0.0 and -0.0, 1 and True are equal and hash alike: the cache is told them apart by their text.
-    return _words(repr(fill), fill, dtype)
-
-
-@functools.lru_cache(maxsize=256)
-def _words(text: str, fill: float | complex, dtype: torch.dtype) -> tuple[int, ...]:
-    if text in ("0.0", "0", "False"):
-        return (0,) * -(-dtype.itemsize // 8)
-    if not dtype.is_floating_point and not dtype.is_complex and int(fill) == fill:  # type: ignore[arg-type]
-        fill = int(fill)  # type: ignore[arg-type]
-    value = torch.tensor([fill], dtype=dtype)
-    if dtype.is_floating_point:
-        if math.isfinite(fill) != math.isfinite(value.item()):  # type: ignore[arg-type]
-            raise OverflowError(text)
-    elif not dtype.is_complex and value.item() != fill:
-        raise ValueError(text)
-    octets = value.view(torch.uint8).tolist()
-    octets += [0] * (-len(octets) % 8)
-    return tuple(int.from_bytes(bytes(octets[i : i + 8]), "little", signed=True) for i in range(0, len(octets), 8))
-
-
 _library.impl("transfer_", reference_transfer_, "CompositeExplicitAutograd")
+bump_versions(_library, "transfer_", _operator, lambda weight, *rest: (weight,))
 
 
 @torch.library.register_fake("convweights::transfer_")

@@ -5,7 +5,8 @@ The public functions. The noise is defined in convweights/stream.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -51,11 +52,12 @@ def update_(
     Args:
         params: what is written, of any strides and memory format, float64, float32, float16 or bfloat16. A tensor; a
             list; a dict of names; a module, whose parameters are meant and not its buffers. Tied ones are written
-            once. Parameters that do not require a gradient are skipped, but for one that is given by itself.
+            once, by the name that comes first. Parameters that do not require a gradient are skipped, but for one
+            that is given by itself. DTensors, of fully_shard for instance, are pieces of what they are sharded from.
         decay, shift, scale: finite numbers. A negative scale is the opposite direction.
         seed: 0 .. 2^64 - 1; needed where noise is drawn or rounding is stochastic. Or an int64 tensor of two, seed
             and step, on the weights' device, which is read when the kernel runs: a CUDA graph can be replayed with
-            new ones.
+            new ones, and a compiled function need not be compiled again for each step.
         step: 0 .. 2^32 - 1, such as the training step: another step has other noise.
         stream: which noise of that seed and step. A tensor needs one, a name or a number of 0 .. 2^32 - 1. In a list
             the default are 0, 1, 2, ... by position. In a dict or module the names give it, so that it is left out;
@@ -220,20 +222,34 @@ def noise(
             [-0.7408,  0.0996,  0.2154]])
     """
     function = "noise"
-    sizes = [shape] if isinstance(shape, int) else list(shape)
-    sizes = [check.integer(function, "shape", size, least=0) for size in sizes]
+    try:
+        sizes = [operator.index(shape)]  # type: ignore[arg-type]
+    except TypeError:
+        if isinstance(shape, str) or not isinstance(shape, Iterable):
+            raise TypeError(f"{function}: shape must be an int or a list of them, got {shape!r}") from None
+        sizes = [check.integer(function, "shape", size) for size in shape]
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"{function}: shape must be at least 0, got {min(sizes)}")
     if dtype not in check.COMPUTE_DTYPES:
         got = check.name(dtype) if isinstance(dtype, torch.dtype) else repr(dtype)
         raise TypeError(f"{function}: dtype must be float64, float32, float16 or bfloat16, got {got}")
     made = torch.empty(sizes, dtype=dtype, device=device)
     return update_as(
-        function, made, decay=0.0, scales=[1.0], seeds=[seed], step=step, stream=stream, distribution=distribution
+        function,
+        made,
+        decay=0.0,
+        scales=[1.0],
+        seeds=[seed],
+        step=step,
+        stream=stream,
+        distribution=distribution,
+        argument="shape",
     )
 
 
 def _numbers(function: str, argument: str, values: Any) -> list[Any]:
-    if isinstance(values, torch.Tensor):
+    if hasattr(values, "tolist"):
         values = values.tolist()
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+    if isinstance(values, (str, bytes, Mapping, Set)) or not isinstance(values, Iterable):
         raise TypeError(f"{function}: {argument} must be a list of numbers, got {values!r}")
-    return list(values)
+    return [value.item() if isinstance(value, torch.Tensor) and value.ndim == 0 else value for value in values]

@@ -14,9 +14,11 @@ import torch
 
 from convweights.ops import check
 from convweights.ops.initializers import Initializer
-from convweights.ops.parameters import Params, Targets, resolve
+from convweights.ops.parameters import Params, resolve
 from convweights.ops.pieces import Box
-from convweights.ops.update_reference import check_alike, reference_update_
+from convweights.ops.targets import Targets
+from convweights.ops.update_reference import REFUSED, check_alike, reference_update_
+from convweights.ops.versions import bump_versions, writing
 from convweights.stream import DISTRIBUTIONS
 
 P = TypeVar("P", bound=Params)
@@ -68,7 +70,7 @@ def update_as(
         draws=noisy or stochastic,
         argument=argument,
     )
-    numbers = {"decay": decay, "shift": shift, **{f"{names[0]}": max(scales, key=abs)}}
+    numbers = {"decay": decay, "shift": shift, names[0]: max(scales, key=abs)}
     recipe = (
         DISTRIBUTIONS.index(distribution) if noisy else 0,
         decay,
@@ -79,11 +81,8 @@ def update_as(
         accumulate,
         stochastic,
     )
-    with torch.no_grad():
+    with writing((*targets.tensors, *targets.around)):
         _run(targets, recipe, state, numbers, names[1])
-        if not torch.compiler.is_compiling():
-            # A C++ operator does not do this by itself, and a stale graph would silently give a wrong gradient.
-            torch.autograd.graph.increment_version([*targets.tensors, *targets.around])
     return params
 
 
@@ -98,7 +97,10 @@ def _run(
     tensors = targets.tensors
     if not tensors:
         return
+    if state is not None:
+        check.same_device(targets.function, seed, state, tensors[0])
     if torch.compiler.is_compiling():
+        _check_dtypes(targets.checked(), stochastic=recipe[-1], numbers=numbers)
         _operator(tensors, targets.masks, targets.streams, targets.boxes, *recipe, False, state)
         return
     quick = (
@@ -111,9 +113,14 @@ def _run(
         try:
             _operator(tensors, targets.masks, targets.streams, targets.boxes, *recipe, False, state)
             return
-        except RuntimeError:
-            pass
-    targets = targets.checked()
+        except RuntimeError as error:
+            # A refusal has written nothing: the checks below say what was refused, or that it was needless. What else
+            # went wrong may have written, and must not be tried again.
+            targets = targets.checked()
+            if REFUSED not in str(error):
+                raise
+    else:
+        targets = targets.checked()
     _check_dtypes(targets, stochastic=recipe[-1], numbers=numbers)
     if state is not None:
         for tensor in tensors:
@@ -139,7 +146,8 @@ def initialize_as(
     """Fill a weight, or the piece ``box`` of one, on behalf of ``function``: a decay of 0, so that nothing is read."""
     if not isinstance(weight, torch.Tensor):
         raise TypeError(f"{function}: weight must be a torch.Tensor, got {type(weight).__name__}")
-    shift, scale = initializer.checked(function, weight.shape if box is None else torch.Size(box[0]))
+    whole = weight.shape if box is None else torch.Size(box[0])
+    shift, scale = initializer.checked(function, whole, weight.dtype)
     return update_as(
         function,
         weight,
@@ -159,7 +167,7 @@ def _seeds(
 ) -> tuple[torch.Tensor | None, list[int]]:
     """The tensor of seed and step, where that is given, and the seeds as int64 of the same bits."""
     first = seeds[0]
-    if isinstance(first, torch.Tensor) and first.ndim > 0:
+    if isinstance(first, torch.Tensor) and first.ndim > 0 and len(seeds) == 1 and argument == "seed":
         if first.dtype != torch.int64 or tuple(first.shape) != (2,) or not first.is_contiguous():
             got = f"{check.name(first.dtype)} of shape {tuple(first.shape)}"
             raise TypeError(f"{function}: {argument} must be an int64 tensor of two, seed and step, got {got}")
@@ -191,6 +199,7 @@ def _check_dtypes(targets: Targets, *, stochastic: bool, numbers: dict[str, floa
 
 
 _library.impl("update_", reference_update_, "CompositeExplicitAutograd")
+bump_versions(_library, "update_", _operator, lambda weights, *rest: weights)
 
 
 @torch.library.register_fake("convweights::update_")

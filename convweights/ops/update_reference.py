@@ -9,6 +9,9 @@ import torch
 from convweights.ops.transfer_reference import raw
 from convweights.stream import DISTRIBUTIONS, STOCHASTIC_ROUNDING, noise, words
 
+# How a refusal of the operator begins, in csrc/ops/update_op.h too.
+REFUSED = "convweights: update_: "
+
 
 def reference_update_(
     weights: Sequence[torch.Tensor],
@@ -55,9 +58,10 @@ def reference_update_(
 
 
 def check_alike(weights: Sequence[torch.Tensor]) -> None:
-    """That the dispatcher has not come here, or to the fake, for one weight among others that another kernel serves."""
-    if len({(weight.device, weight.layout, weight.is_quantized) for weight in weights}) > 1:
-        raise RuntimeError("update_: weights must all be dense and on one device")
+    """That the dispatcher has not come here, or to the fake, for one weight among others that a kernel serves."""
+    odd = any(weight.layout != torch.strided or weight.is_quantized for weight in weights)
+    if odd or len({weight.device for weight in weights}) > 1:
+        raise RuntimeError(f"{REFUSED}weights must all be dense and on one device")
 
 
 def _indices(weight: torch.Tensor, box: Sequence[int]) -> torch.Tensor:

@@ -48,9 +48,9 @@ inline Piece make_piece(const Tensor& weight, const std::optional<Tensor>& mask,
     const int64_t offset = box ? box[rank + d] : 0;
     CW_CHECK(offset >= 0 && dim.size <= whole && offset <= whole - dim.size,
              "update_: boxes must lie inside their whole tensor, got ", dim.size, " at ", offset, " of ", whole);
-    p.start += static_cast<uint64_t>(offset * index);
     CW_CHECK(whole <= kMostIndices / std::max<int64_t>(1, index),
              "update_: whole tensors must have at most 2^50 elements");
+    p.start += static_cast<uint64_t>(offset * index);
     index *= std::max<int64_t>(1, whole);
   }
   reduce(p);
