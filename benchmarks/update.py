@@ -36,7 +36,7 @@ class Moved(Case):
         seeds: Sequence[int] = (SEED,),
         coefficients: Sequence[float] = (SCALE,),
     ) -> None:
-        super().__init__(name, title, weights[0], weights[0], weights[0], threads=threads, rounds=15)
+        super().__init__(name, title, *[weights[0]] * 3, threads=threads, rounds=15 if len(seeds) == 1 else 5)
         self.weights, self.start = weights, [weight.clone() for weight in weights]
         self.distribution, self.seeds, self.coefficients = distribution, seeds, coefficients
         self.size = sum(coefficient**2 for coefficient in coefficients) ** 0.5
