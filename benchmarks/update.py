@@ -36,7 +36,7 @@ class Moved(Case):
         seeds: Sequence[int] = (SEED,),
         coefficients: Sequence[float] = (SCALE,),
     ) -> None:
-        super().__init__(name, title, *[weights[0]] * 3, threads=threads, rounds=15 if len(seeds) == 1 else 5)
+        super().__init__(name, title, *[weights[0]] * 3, threads=threads, rounds=11 if len(seeds) == 1 else 5)
         self.weights, self.start = weights, [weight.clone() for weight in weights]
         self.distribution, self.seeds, self.coefficients = distribution, seeds, coefficients
         self.size = sum(coefficient**2 for coefficient in coefficients) ** 0.5
@@ -148,7 +148,7 @@ def single(
     draw, word = draws[distribution], words[distribution]
     case.eager(f"add_({word}, alpha=s)", lambda: w.add_(draw(), alpha=SCALE), exact=False)
     case.eager(f"w += s * {word}", lambda: w.add_(SCALE * draw()), exact=False)
-    if compiled and distribution == "normal":
+    if compiled and distribution == "normal" and threads == 1:
         case.compiled(
             "add_(randn_like(w), alpha=s)", lambda w, _: w.add_(torch.randn_like(w), alpha=SCALE), exact=False
         )

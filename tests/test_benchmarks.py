@@ -21,13 +21,18 @@ def load(name: str):
 
 harness = load("harness")
 transfer = load("transfer")
+update = load("update")
 chart = load("chart")
 
 
-@pytest.mark.parametrize("name", transfer.CASES)
-def test_contenders_agree(device: str, name: str):
+@pytest.mark.parametrize(
+    "make",
+    [*transfer.CASES.values(), *update.CASES.values()],
+    ids=[*transfer.CASES, *(f"update-{name}" for name in update.CASES)],
+)
+def test_contenders_agree(device: str, make):
     with torch.no_grad():
-        case = transfer.CASES[name](device, tiny=True, compiled=False)
+        case = make(device, tiny=True, compiled=False)
         case.check()
         kinds = [contender.kind for contender in case.contenders]
         assert kinds.count("ours") == 1
@@ -39,6 +44,18 @@ def test_a_wrong_contender_is_found(device: str):
         case = transfer.CASES["average"](device, tiny=True, compiled=False)
         case.eager("wrong", lambda: case.output.copy_(case.expected).mul_(1.001))
         with pytest.raises(AssertionError, match="average: wrong must give the expected result"):
+            case.check()
+
+
+def test_a_wrong_update_is_found(device: str):
+    with torch.no_grad():
+        case = update.CASES["normal"](device, tiny=True, compiled=False)
+        w = case.weights[0]
+        case.eager("twice as much", lambda: w.add_(torch.randn_like(w), alpha=2 * update.SCALE), exact=False)
+        with pytest.raises(AssertionError, match="normal float32: twice as much must give the expected result"):
+            case.check()
+        case.contenders[-1] = harness.Contender("not ours", "ours", lambda: w.add_(torch.randn_like(w), alpha=1e-3))
+        with pytest.raises(AssertionError, match="normal float32: not ours must give the expected result"):
             case.check()
 
 

@@ -136,6 +136,14 @@ struct UpdateRun {
     }
   }
 
+  // Into the second cache, for the loop that will come there.
+  template <class T>
+  CW_INLINE static void fetch_ahead(const T* w, int64_t count) {
+    for (int64_t line = 0; line < count * static_cast<int64_t>(sizeof(T)); line += 64) {
+      __builtin_prefetch(reinterpret_cast<const char*>(w) + kAheadBytes + line, 0, 2);
+    }
+  }
+
   // A whole tile of one seed's noise, which never reaches memory.
   template <class T>
   CW_INLINE static void move_tile(T* w, uint64_t tile, const Terms<float>& terms, const Recipe& recipe,
@@ -144,9 +152,7 @@ struct UpdateRun {
     with_move(terms, [&](auto move) CW_INLINE_LAMBDA {
       constexpr Move kMove = decltype(move)::value;
       const auto visit = [&](int64_t i, const Pair<F>& noise) CW_INLINE_LAMBDA {
-        for (int64_t line = 0; line < kGroup * static_cast<int64_t>(sizeof(T)); line += 64) {
-          __builtin_prefetch(reinterpret_cast<const char*>(w + i) + kAheadBytes + line, 0, 2);
-        }
+        fetch_ahead(w + i, kGroup);
         Pair<F> old{};
         if constexpr (kMove != Move::Write) old = L::load_pair(w + i);
         L::store_pair(w + i, Pair<F>{moved_by<kMove>(old.first, noise.first, decay, shift),
@@ -157,14 +163,16 @@ struct UpdateRun {
     });
   }
 
-  // noise[begin] .. noise[end - 1]: of all seeds, weighed and summed in their order.
-  template <class C>
-  CW_INLINE static void sum_noise(C* noise, const Part& part, const Recipe& recipe, const Site& site) {
+  // noise[begin] .. noise[end - 1]: of all seeds, weighed and summed in their order. `w` is where the part's weights
+  // are.
+  template <class C, class T>
+  CW_INLINE static void sum_noise(C* noise, const T* w, const Part& part, const Recipe& recipe, const Site& site) {
     std::fill(noise + part.begin, noise + part.end, recipe.accumulate ? C(0) : C(-0.0));
     if (!is_noisy<C>(recipe)) return;
     for (int64_t k = 0; k < recipe.count; ++k) {
       const C scale = static_cast<C>(recipe.scales[k]);
       const auto visit = [&](int64_t i, const Pair<F>& pair) CW_INLINE_LAMBDA {
+        if (k == 0) fetch_ahead(w + i - part.begin, kGroup);
         if constexpr (std::is_same_v<C, float>) {
           L::store(noise + i, add(L::load(noise + i), pair.first));
           L::store(noise + i + kStep, add(L::load(noise + i + kStep), pair.second));
@@ -234,10 +242,7 @@ struct UpdateRun {
         }
       }
       alignas(64) C noise[kTile + kGroup];
-      for (int64_t line = 0; line < size * static_cast<int64_t>(sizeof(T)); line += 64) {
-        __builtin_prefetch(reinterpret_cast<const char*>(w) + line, 1);
-      }
-      sum_noise(noise, part, recipe, site);
+      sum_noise(noise, w, part, recipe, site);
       if constexpr (sizeof(T) == 2) {
         if (recipe.stochastic) {
           move(noise + begin, w, noise + begin, size, terms);
