@@ -74,13 +74,15 @@ def draw(run: dict[str, Any], path: Path) -> None:
 
     results = run["results"][::-1]
     figure, axes = pyplot.subplots(figsize=(8, 0.9 + 0.75 * len(results)), layout="constrained")
+    labelled: set[str] = set()
     for place, result in enumerate(results):
         floor = best(result["rows"], "floor")
         for offset, kind in ((0.25, "ours"), (0.0, "compile"), (-0.25, "eager")):
             row = best(result["rows"], kind)
             if row is not None and floor is not None:
                 times = row["median_us"] / floor["median_us"]
-                label = NAMES[kind] if place == 0 else None
+                label = None if kind in labelled else NAMES[kind]
+                labelled.add(kind)
                 axes.barh(place + offset, times, 0.22, color=COLOURS[kind], label=label)
                 axes.text(times, place + offset, f" {times:.3g}", va="center", fontsize=8)
     axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
@@ -88,7 +90,7 @@ def draw(run: dict[str, Any], path: Path) -> None:
     if results and max(text.get_position()[0] for text in axes.texts) > 10:
         axes.set_xscale("log")
     axes.set_xlabel(f"time over that of a {floor['name']} (lower is better)")
-    axes.set_title(described(run["conditions"]), fontsize=8)
+    axes.set_title(described(run["conditions"]).replace("; ", "\n"), fontsize=8)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)

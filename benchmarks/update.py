@@ -87,7 +87,9 @@ class Moved(Case):
         flat = [weight.flatten() - start.flatten() for weight, start in zip(self.weights, self.start, strict=True)]
         moves = torch.cat([move[:1_000_000].double() for move in flat])
         # A weight of 16 bits rounds away part of a move.
-        return abs(moves.square().mean().sqrt().item() / self.size - 1) < (0.3 if self.weights[0].element_size() == 2 else 0.1)
+        return abs(moves.square().mean().sqrt().item() / self.size - 1) < (
+            0.3 if self.weights[0].element_size() == 2 else 0.1
+        )
 
 
 EIGHT_CALLS = "perturb_, eight calls"
