@@ -55,6 +55,8 @@ def stream_of_one(function: str, stream: Any, draws: bool) -> int:
 def stream_number(function: str, argument: str, stream: Any) -> int:
     """A name's stream, or the number that a stream is given by."""
     if not isinstance(stream, str):
+        if isinstance(stream, bool) or not hasattr(stream, "__index__"):
+            raise TypeError(f"{function}: {argument} must be a name or a number of 0 .. 2^32 - 1, got {stream!r}")
         return check.within(function, argument, stream, 2**32)
     try:
         number: int = _named_stream(stream)

@@ -60,16 +60,21 @@ def update_(
             new ones, and a compiled function need not be compiled again for each step.
         step: 0 .. 2^32 - 1, such as the training step: another step has other noise.
         stream: which noise of that seed and step. A tensor needs one, a name or a number of 0 .. 2^32 - 1. In a list
-            the default are 0, 1, 2, ... by position. In a dict or module the names give it, so that it is left out;
+            the default are 0, 1, 2, ... by position, so a module's parameters in a list get other noise than the
+            module. In a dict or module the names give it, so that it is left out;
             what torch.compile, FSDP and DDP put into names does not count.
         distribution: "normal" (mean 0, variance 1), "uniform" on (-1, 1), "rademacher" (1 or -1), "none".
-        mask: a bool tensor that broadcasts to the weight's shape; where it is False the weight keeps its bits. A list
-            or a dict of them, or of None, where ``params`` is one.
+        mask: a bool tensor that broadcasts to the weight's shape; where it is False the weight keeps its bits. For a
+            list a list of them or of None, for a dict or a module a dict; what it does not name is written whole.
         rounding: "nearest" (ties to even), or "stochastic" for float16 and bfloat16: to one of the two neighbours,
-            with a probability by nearness, so that small updates are not lost on average.
+            with a probability by nearness, so that small updates are not lost on average. It is drawn from seed, step
+            and stream, so each call wants a step of its own, or the same elements are rounded up every time.
         box: for a tensor that is a piece of a larger one: (shape of the whole, offset in it). A list or a dict where
             ``params`` is one. DTensors know theirs.
         frozen: write parameters that do not require a gradient, too.
+
+    Under torch.compile numbers are constants: a function is compiled again for each other step, scale or shift, up to
+    torch's limit. A seed tensor is none.
 
     Returns:
         ``params``.

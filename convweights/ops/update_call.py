@@ -179,7 +179,8 @@ def _seeds(
     if first is None:
         if needed:
             raise ValueError(
-                f"{function}: {argument} must be given where noise is drawn, got None; pass a number, the experiment's"
+                f"{function}: {argument} must be given where noise is drawn or rounding is stochastic, got None; "
+                f"pass a number, the experiment's"
             )
         return None, [0]
     numbers = [check.within(function, argument, seed, 2**64) for seed in seeds]
