@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 
 from convweights.ops import check
-from convweights.ops.parameters import Params
-from convweights.ops.update_call import update_as
+from convweights.ops.update_call import P, update_as
 
 Distribution = Literal["normal", "uniform", "rademacher", "none"]
-P = TypeVar("P", bound=Params)
 
 MOST_SEEDS = 1024
 

@@ -204,20 +204,5 @@ bump_versions(_library, "update_", _operator, lambda weights, *rest: weights)
 
 
 @torch.library.register_fake("convweights::update_")
-def _fake_update_(
-    weights: Sequence[torch.Tensor],
-    masks: Sequence[torch.Tensor | None],
-    streams: Sequence[int],
-    boxes: Sequence[int],
-    distribution: int,
-    decay: float,
-    shift: float,
-    scales: Sequence[float],
-    seeds: Sequence[int],
-    step: int,
-    accumulate: bool,
-    stochastic: bool,
-    disjoint: bool,
-    state: torch.Tensor | None,
-) -> None:
+def _fake_update_(weights: Sequence[torch.Tensor], *rest: Any) -> None:
     check_alike(weights)
