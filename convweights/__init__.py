@@ -2,6 +2,10 @@
 
 from convweights import init, native
 from convweights.checkpoint import CheckpointError, Plan, Report, convert, plan
+from convweights.layers.adapt import adapt_layer
+from convweights.layers.assign import assign_
+from convweights.layers.layer import transfer_layer_
+from convweights.layers.model import transfer_model_
 from convweights.maps import (
     Blocks,
     Center,
@@ -48,6 +52,8 @@ __all__ = [
     "Tile",
     "Truncate",
     "accumulate_noise_",
+    "adapt_layer",
+    "assign_",
     "average_channels",
     "average_channels_",
     "convert",
@@ -59,6 +65,8 @@ __all__ = [
     "replicate_channels",
     "replicate_channels_",
     "transfer_",
+    "transfer_layer_",
+    "transfer_model_",
     "truncate_channels",
     "truncate_channels_",
     "update_",

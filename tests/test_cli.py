@@ -72,7 +72,12 @@ def test_flags_and_rules_say_the_same(tmp_path, source):
     by_flags = run("convert", source, tmp_path / "a.safetensors", *flags)
     by_rules = run("convert", source, tmp_path / "b.safetensors", "--rules", rules, "--dtype", "bfloat16")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    assert by_flags.splitlines()[1:] == by_rules.splitlines()[1:]
+    shown, _, file = by_flags.partition("\n\n")
+    assert shown.splitlines()[1:] == by_rules.splitlines()[1:]
+    assert file.startswith(f"# the same by a file: convweights convert {source} {tmp_path / 'a.safetensors'} --dtype ")
+    rules.write_text(file)
+    run("convert", source, tmp_path / "c.safetensors", "--rules", rules, "--dtype", "bfloat16")
+    assert (tmp_path / "c.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
     found = load(tmp_path / "a.safetensors")
     assert found["conv1.weight"].shape == (4, 4, 3, 3)
     assert found["conv1.weight"].dtype == torch.bfloat16
@@ -85,7 +90,7 @@ def test_plan_shows_what_convert_does_and_writes_nothing(tmp_path, source):
     arguments = (source, target, *FLAGS[0])
     planned = run("plan", *arguments).splitlines()
     assert snapshot(tmp_path) == before
-    done = run("convert", *arguments, "--no-fsync").splitlines()
+    done = run("convert", *arguments, "--no-fsync").partition("\n\n")[0].splitlines()
     assert planned[1:] == done[1:]
     assert done[0].startswith(f"{source} (pt (zip)) -> {target} (safetensors, ")
     assert "conv1.weight  float32 (8, 3, 3, 3)  float32 (8, 4, 3, 3)  in_channels 3 -> 4 tile" in "\n".join(done)
@@ -96,7 +101,7 @@ def test_plan_shows_what_convert_does_and_writes_nothing(tmp_path, source):
 
 def test_like(tmp_path, source):
     like = save(tmp_path / "like.pt", {"fc.weight": torch.full((7, 6), 2.0)})
-    run("convert", source, tmp_path / "out.pt", "--out-channels", "fc=7:keep", "--like", like)
+    run("convert", source, tmp_path / "out.pt", "--only", "fc.weight", "--like", like)
     assert load(tmp_path / "out.pt")["model"]["fc.weight"][5:].unique().tolist() == [2.0]
 
 
@@ -158,7 +163,7 @@ def test_doctor(monkeypatch):
 def test_a_terminal_gets_a_table(tmp_path, source, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "60")
-    from convweights.cli import inspect
+    from convweights.cli.commands import inspect
 
     inspect(save(tmp_path / "b.pt", {"[bold]w[/bold]" + "Q" * 80: torch.ones(2)}))
     shown = capsys.readouterr().out

@@ -107,15 +107,22 @@ def test_dtype(tmp_path, dtype):
         assert_same_bits(found[name], tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor)
 
 
-def test_keep(tmp_path):
-    state, like = network(), {"conv1.weight": torch.randn(10, 4, 3, 3).half(), "conv1.bias": torch.randn(10).double()}
-    rule = {"match": "conv1", "out_channels": {"to": 10, "how": "keep"}, "in_channels": 4}
+@pytest.mark.parametrize("how", [{}, {"how": "keep"}])
+def test_a_template_decides_names_shapes_and_dtypes(tmp_path, how):
+    """New output channels are its own, in its own dtype; nothing has to be said but its name."""
+    state = network()
+    like = {name: tensor.clone() for name, tensor in reversed(state.items())}
+    like["conv1.weight"], like["conv1.bias"] = torch.randn(10, 4, 3, 3).half(), torch.randn(10).double()
+    rules = [{"match": "conv1", "out_channels": how}] if how else []
     target = tmp_path / "b.pt"
-    convert(save(tmp_path / "a.pt", state), target, rules=[rule], like=save(tmp_path / "like.safetensors", like))
+    convert(save(tmp_path / "a.pt", state), target, rules=rules, like=save(tmp_path / "like.pt", like))
     found = load(target)
+    assert list(found) == list(like)
     four = expected_channels(state["conv1.weight"], 1, 4, "tile") * 0.75
-    assert_same_bits(found["conv1.weight"], torch.cat([four, like["conv1.weight"][8:].float()]))
-    assert_same_bits(found["conv1.bias"], torch.cat([state["conv1.bias"], like["conv1.bias"][8:].float()]))
+    assert_same_bits(found["conv1.weight"], torch.cat([four.half(), like["conv1.weight"][8:]]))
+    assert_same_bits(found["conv1.bias"], torch.cat([state["conv1.bias"].double(), like["conv1.bias"][8:]]))
+    for name in set(state) - {"conv1.weight", "conv1.bias"}:
+        assert_same_bits(found[name], state[name])
 
 
 @pytest.mark.parametrize("to", KINDS[:2])

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from convweights.checkpoint import CheckpointError
-from convweights.checkpoint.contents import TensorInfo
-from convweights.checkpoint.matching import collect, match_rule
-from convweights.checkpoint.rules import Channels, Layout, Rule, load_rules
+from convweights.checkpoint.contents import Checkpoint, TensorInfo
+from convweights.fitting.matching import collect, match_rule
+from convweights.fitting.rules import Rule, load_rules
+from convweights.fitting.settings import Layout, Size
 
-HERE = Path("net.pt")
 NAMES = [
     "conv1.weight",
     "conv1.bias",
@@ -21,6 +21,24 @@ NAMES = [
     "a[0].weight",
     "scale",
 ]
+
+
+class File(Checkpoint):
+    """Descriptions without a file."""
+
+    path = Path("net.pt")
+
+    def __init__(self, tensors: dict[str, TensorInfo]) -> None:
+        self.tensors = tensors
+
+    def read(self, name: str) -> torch.Tensor:
+        raise AssertionError
+
+    def close(self) -> None:
+        raise AssertionError
+
+
+HERE = File({})
 
 
 @pytest.mark.parametrize(
@@ -51,7 +69,7 @@ def test_what_a_rule_means(match, expected):
     [
         ("conv1.wieght", "; did you mean conv1.weight"),
         ("con1", "; did you mean conv1"),
-        ("layer", ""),
+        ("layer", "; layer.* means all that lies under it"),
         ("CONV1", ""),
         ("re:bias", ""),
         ("re:conv1", ""),
@@ -81,7 +99,7 @@ TENSORS = {
 
 
 def asked_by(*rules: dict) -> tuple[dict, list[str]]:
-    asked, notes = collect("plan", HERE, load_rules("plan", rules), TENSORS)
+    asked, notes = collect("plan", File(TENSORS), load_rules("plan", rules))
     return {name: {key: value for key, (value, _) in each.settings.items()} for name, each in asked.items()}, notes
 
 
@@ -92,7 +110,7 @@ def test_every_matching_rule_applies_where_it_can():
         {"match": "conv", "out_channels": 6},
         {"match": "conv.weight", "out_channels": 6},
     )
-    half, four, six, layout = torch.float16, Channels(4), Channels(6), Layout("HWIO", "OIHW")
+    half, four, six, layout = torch.float16, Size(4), Size(6), Layout("HWIO", "OIHW")
     assert asked == {
         "conv.weight": {"in_channels": four, "out_channels": six, "layout": layout, "dtype": half},
         "conv.bias": {"out_channels": six, "dtype": half},
@@ -146,5 +164,5 @@ def test_two_rules_that_differ(setting):
 def test_a_rule_that_cannot_act(rule, pattern):
     with pytest.raises(CheckpointError, match=f"^plan: {pattern}") as caught:
         asked_by(rule)
-    assert caught.value.path == HERE
+    assert caught.value.path == HERE.path
     assert caught.value.tensor in TENSORS

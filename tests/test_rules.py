@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from convweights.checkpoint import CheckpointError
-from convweights.checkpoint.rules import Channels, Layout, Rule, load_rules, parse_rule
+from convweights.fitting.rules import SETTINGS, Rule, load_rules, parse_rule
+from convweights.fitting.settings import Layout, Size
 
 FULL = {
     "match": "conv1.weight",
@@ -15,7 +16,13 @@ FULL = {
     "layout": "HWIO->OIHW",
     "dtype": "bfloat16",
 }
-PARSED = Rule("conv1.weight", Channels(4, "tile", "uniform"), Channels(64), Layout("HWIO", "OIHW"), torch.bfloat16)
+PARSED = Rule(
+    "conv1.weight",
+    in_channels=Size(4, "tile", "uniform"),
+    out_channels=Size(64),
+    layout=Layout("HWIO", "OIHW"),
+    dtype=torch.bfloat16,
+)
 TOML = """
 [[rule]]
 match = "conv1.weight"
@@ -59,22 +66,28 @@ BAD = [
     (
         {"match": "a"},
         ValueError,
-        "rules[0] must ask for one of in_channels, out_channels, layout, dtype, got only match 'a'",
+        f"rules[0] must ask for one of {', '.join(SETTINGS)}, got only match 'a'",
     ),
     (
-        {"match": "a", "rename": "b", "in_chanels": 3},
+        {"match": "a", "renam": "b", "in_chanels": 3},
         ValueError,
-        "rules[0] must have only the fields match, in_channels, out_channels, layout, dtype, got in_chanels, rename",
+        f"rules[0] must have only the fields match, {', '.join(SETTINGS)}, got in_chanels, renam",
     ),
     ({"in_channels": 0}, ValueError, "in_channels of rules[0] must be at least 1, got 0"),
     ({"in_channels": -3}, ValueError, "in_channels of rules[0] must be at least 1, got -3"),
     ({"in_channels": 2.0}, TypeError, "in_channels of rules[0] must be an int, got 2.0"),
     ({"out_channels": True}, TypeError, "out_channels of rules[0] must be an int, got True"),
-    ({"out_channels": "4"}, TypeError, "out_channels of rules[0] must be an int, got '4'"),
     (
-        {"in_channels": {"how": "tile"}},
+        {"out_channels": "4"},
         ValueError,
-        "in_channels of rules[0] must be a number of channels or a table of to, how and rescale, got {'how': 'tile'}",
+        "how in out_channels of rules[0] must be 'tile', 'interleave', 'blocks', 'strided', 'truncate', 'keep', "
+        "'zeros' or an initialiser such as 'kaiming_normal', got '4'",
+    ),
+    (
+        {"in_channels": {"rescale": "none"}},
+        ValueError,
+        "in_channels of rules[0] must be a number of channels or a table of to, how and rescale, "
+        "got {'rescale': 'none'}",
     ),
     (
         {"in_channels": {"to": 3, "order": "tile"}},

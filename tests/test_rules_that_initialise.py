@@ -134,10 +134,10 @@ def test_what_is_refused(source, asked, error, sentence):
 def test_two_fills_of_one_weight_are_refused(source):
     rules = [
         {"match": "conv.weight", "out_channels": {"to": 12, "how": "normal"}},
-        {"match": "conv.weight", "in_channels": {"to": 4, "how": "zeros"}},
+        {"match": "conv.weight", "in_channels": {"to": 4, "how": "uniform"}},
     ]
     with pytest.raises(
-        CheckpointError, match=r"fill new channels in one way for both dimensions, got normal and zeros"
+        CheckpointError, match=r"fill new channels in one way for both dimensions, got normal and uniform"
     ):
         cw.plan(source, rules=rules)
 

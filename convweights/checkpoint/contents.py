@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
+from convweights.fitting.contents import Contents, TensorInfo
+from convweights.fitting.errors import CheckpointError
 
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """A tensor's description. ``plain`` tensors are dense and hold data; others can only be kept as they are."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    plain: bool = True
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+__all__ = ["Checkpoint", "Surroundings", "TensorInfo"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +33,7 @@ class Surroundings:
     state: Any = None
 
 
-class Checkpoint(ABC):
+class Checkpoint(Contents):
     """An open checkpoint file. Nothing is read before :meth:`read` where the format allows it."""
 
     path: Path
@@ -53,17 +41,20 @@ class Checkpoint(ABC):
     tensors: dict[str, TensorInfo]
     around: Surroundings
 
-    @abstractmethod
-    def read(self, name: str) -> torch.Tensor:
-        """The tensor of that name, on the CPU, without gradient history."""
+    @property
+    def label(self) -> str:
+        return str(self.path)
+
+    @property
+    def ties(self) -> tuple[tuple[str, ...], ...]:
+        return self.around.ties
+
+    def error(self, message: str, tensor: str | None = None) -> Exception:
+        return CheckpointError(message, self.path, tensor)
 
     @abstractmethod
     def close(self) -> None:
         """Let go of the file."""
-
-    @property
-    def nbytes(self) -> int:
-        return sum(info.nbytes for info in self.tensors.values())
 
     def __enter__(self) -> Checkpoint:
         return self

@@ -5,29 +5,31 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from convweights.checkpoint.contents import Checkpoint
-from convweights.checkpoint.errors import CheckpointError, sentence
 from convweights.checkpoint.formats import path_of, target_format
-from convweights.checkpoint.notes import target_notes
-from convweights.checkpoint.plan import PathOrText, draft, open_inputs
+from convweights.checkpoint.plan import Inputs, Source, draft_of, open_inputs
 from convweights.checkpoint.replace import check_target, replacing
-from convweights.checkpoint.report import Plan, Report, TensorPlan
 from convweights.checkpoint.safetensors_file import write_safetensors
+from convweights.checkpoint.target_notes import target_notes
 from convweights.checkpoint.torch_file import write_torch
-from convweights.ops.transfer import transfer_
+from convweights.fitting.carry_out import carry_out
+from convweights.fitting.contents import Contents
+from convweights.fitting.errors import CheckpointError, sentence
+from convweights.fitting.report import Plan, Report, TensorPlan
+from convweights.fitting.rules import PathOrText, Rules
 
 
 def convert(
     source: PathOrText,
     target: PathOrText,
     *,
-    rules: PathOrText | list[Any] | None = None,
-    like: PathOrText | None = None,
+    rules: Rules = None,
+    like: Source | None = None,
     dtype: str | torch.dtype | None = None,
+    strict: bool = True,
     overwrite: bool = False,
     fsync: bool = True,
 ) -> Report:
@@ -39,7 +41,7 @@ def convert(
     entries in a ``.pt`` file, the ``__metadata__`` of safetensors in safetensors; the report names the rest.
 
     Args:
-        source, rules, like, dtype: as :func:`~convweights.plan`.
+        source, rules, like, dtype, strict: as :func:`~convweights.plan`.
         overwrite: replace a target that exists.
         fsync: wait until the file is on the disk before it gets its name.
 
@@ -56,31 +58,38 @@ def convert(
     >>> report.changed[0].how, report.changed[0].scale, report.changed[0].target.shape
     ('in_channels 3 -> 1 blocks', 'sum', (8, 1, 3, 3))
     """
-    for name, value in (("overwrite", overwrite), ("fsync", fsync)):
+    for name, value in (("strict", strict), ("overwrite", overwrite), ("fsync", fsync)):
         if not isinstance(value, bool):
             raise TypeError(sentence("convert", name, "be True or False", repr(value)))
     with contextlib.ExitStack() as stack:
         place = path_of("convert", "target", target)
         form = target_format("convert", place)
         check_target("convert", place, overwrite=overwrite)
-        inputs = open_inputs("convert", stack, source, rules, like, dtype)
-        checkpoint, _, template, _ = inputs
-        planned = draft("convert", *inputs)
-        notes = planned.notes + target_notes("convert", planned.tensors, checkpoint, place)
-        overflown = _write(place, form, planned, checkpoint, template, fsync=fsync)
+        planned, source_file, inputs = _planned("convert", stack, source, place, rules, like, dtype, strict)
+        overflown = _write(place, form, planned, source_file, inputs.template, fsync=fsync)
+        notes = planned.notes
         if overflown:
             notes += (f"finite values became infinite in the cast of {', '.join(overflown)}",)
-        written = place.stat().st_size
-        return Report(planned.source, planned.source_format, planned.tensors, notes, place, form, written)
+        return Report(
+            planned.source,
+            planned.source_format,
+            planned.tensors,
+            notes,
+            planned.dropped,
+            place,
+            form,
+            place.stat().st_size,
+        )
 
 
 def plan_conversion(
     source: PathOrText,
     target: PathOrText,
     *,
-    rules: PathOrText | list[Any] | None = None,
-    like: PathOrText | None = None,
+    rules: Rules = None,
+    like: Source | None = None,
     dtype: str | torch.dtype | None = None,
+    strict: bool = True,
     overwrite: bool = False,
 ) -> Plan:
     """:func:`plan` with what only a target decides: whether it can be written, and what its format leaves out."""
@@ -88,14 +97,30 @@ def plan_conversion(
         place = path_of("plan", "target", target)
         target_format("plan", place)
         check_target("plan", place, overwrite=overwrite)
-        inputs = open_inputs("plan", stack, source, rules, like, dtype)
-        planned = draft("plan", *inputs)
-        notes = planned.notes + target_notes("plan", planned.tensors, inputs[0], place)
-        return dataclasses.replace(planned, notes=notes)
+        return _planned("plan", stack, source, place, rules, like, dtype, strict)[0]
+
+
+def _planned(
+    function: str,
+    stack: contextlib.ExitStack,
+    source: PathOrText,
+    target: Path,
+    rules: Rules,
+    like: Source | None,
+    dtype: str | torch.dtype | None,
+    strict: bool,
+) -> tuple[Plan, Checkpoint, Inputs]:
+    """The plan with the notes that the target's format adds."""
+    path_of(function, "source", source)
+    inputs = open_inputs(function, stack, source, rules, like, dtype)
+    assert isinstance(inputs.source, Checkpoint)
+    planned = draft_of(function, inputs, strict=strict)
+    notes = planned.notes + target_notes(function, planned.tensors, inputs.source, target)
+    return dataclasses.replace(planned, notes=notes), inputs.source, inputs
 
 
 def _write(
-    target: Path, form: str, planned: Plan, source: Checkpoint, template: Checkpoint | None, *, fsync: bool
+    target: Path, form: str, planned: Plan, source: Checkpoint, template: Contents | None, *, fsync: bool
 ) -> list[str]:
     """Write the file; the names of the tensors in which finite values became infinite."""
     by_name = {tensor.name: tensor for tensor in planned.tensors}
@@ -111,25 +136,26 @@ def _write(
         if form == "safetensors":
             write_safetensors(file, (tensor.target for tensor in planned.tensors), source.around.metadata, make)
         else:
-            write_torch(file, by_name, source, {tensor.name for tensor in planned.changed}, make)
+            write_torch(file, planned, source, make)
     return sorted(overflown)
 
 
-def _make(planned: TensorPlan, source: Checkpoint, template: Checkpoint | None) -> tuple[torch.Tensor, bool]:
+def _make(planned: TensorPlan, source: Checkpoint, template: Contents | None) -> tuple[torch.Tensor, bool]:
     """The target's tensor, and whether values overflowed. One that does not change is the source's own."""
-    values = source.read(planned.name)
-    if not planned.changed:
+    values = None if planned.source is None else source.read(planned.source.name)
+    if not planned.rewritten:
+        assert values is not None
         return values, False
-    if planned.permutation is not None:
-        values = values.permute(planned.permutation)
+    own = template.read(planned.name).to("cpu") if template is not None and planned.base == "keep" else None
+    if own is not None and not planned.reads:
+        return own, False
     try:
         weight = torch.empty(planned.target.shape, dtype=planned.target.dtype)
     except (RuntimeError, MemoryError, OverflowError, TypeError):
         rule, got = f"fit into memory as {planned.name}", f"shape {planned.target.shape} from {source.path}"
         raise CheckpointError(sentence("convert", "rules", rule, got), source.path, planned.name) from None
-    if planned.fill == "keep":
-        assert template is not None
-        transfer_(weight, template.read(planned.name))
-    transfer_(weight, values, planned.maps, fill=planned.fill)
+    carry_out("convert", planned, weight, values, own)
+    if planned.source is None or values is None or not planned.reads:
+        return weight, False
     narrowed = planned.source.dtype != planned.target.dtype
     return weight, narrowed and bool(weight.isinf().any()) and not bool(values.isinf().any())

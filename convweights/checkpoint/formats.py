@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from convweights.checkpoint.contents import Checkpoint
-from convweights.checkpoint.errors import CheckpointError, reason, sentence
 from convweights.checkpoint.safetensors_file import SafetensorsFile
 from convweights.checkpoint.torch_file import TorchFile
+from convweights.fitting.errors import CheckpointError, reason, sentence
 
 SUFFIXES = {".safetensors": "safetensors", ".pt": "pt", ".pth": "pt"}
 

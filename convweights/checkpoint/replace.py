@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from convweights.checkpoint.errors import CheckpointError, reason, sentence
+from convweights.fitting.errors import CheckpointError, reason, sentence
 
 
 def check_target(function: str, target: Path, *, overwrite: bool) -> None:

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from convweights.checkpoint.contents import Checkpoint, Surroundings, TensorInfo
-from convweights.checkpoint.errors import CheckpointError, reason, sentence
+from convweights.fitting.errors import CheckpointError, reason, sentence
 
 METADATA = "__metadata__"
 

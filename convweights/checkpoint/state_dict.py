@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from convweights.checkpoint.contents import Surroundings
-from convweights.checkpoint.errors import CheckpointError, sentence
+from convweights.fitting.errors import CheckpointError, sentence
 
 USUAL_KEYS = (
     "state_dict",

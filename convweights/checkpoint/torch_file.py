@@ -7,15 +7,16 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from convweights.checkpoint.contents import Checkpoint, TensorInfo
-from convweights.checkpoint.errors import CheckpointError, sentence
 from convweights.checkpoint.state_dict import find_state, is_named_tensor
+from convweights.fitting.errors import CheckpointError, sentence
+from convweights.fitting.report import Plan
 
 
 class TorchFile(Checkpoint):
@@ -88,21 +89,24 @@ def _load(function: str, argument: str, path: Path, *, mmap: bool) -> Any:
         raise CheckpointError(sentence(function, argument, rule, got), path) from None
 
 
-def write_torch(
-    file: BinaryIO, names: Iterable[str], source: Checkpoint, changed: set[str], make: Callable[[str], torch.Tensor]
-) -> None:
+def write_torch(file: BinaryIO, planned: Plan, source: Checkpoint, make: Callable[[str], torch.Tensor]) -> None:
     """``torch.save`` the state dict with its changed tensors, inside everything that stood around it.
 
     An open file rather than a path, because torch.save writes the path's name into the archive.
     """
     root = source.around.root
     if root is None:
-        _save({name: make(name) for name in names}, file)
+        _save({tensor.name: make(tensor.name) for tensor in planned.tensors}, file)
         return
+    old = source.around.state
     # A shallow copy keeps an OrderedDict's attributes, of which torch's state dicts have one: _metadata.
-    state = copy.copy(source.around.state)
-    for name in changed:
-        state[name] = _like(state[name], make(name))
+    state = copy.copy(old)
+    state.clear()
+    for tensor in planned.tensors:
+        before = None if tensor.source is None else old[tensor.source.name]
+        state[tensor.name] = before if not tensor.rewritten else _like(before, make(tensor.name))
+    # What is no tensor stays, behind the tensors.
+    state.update((key, value) for key, value in old.items() if not is_named_tensor(key, value))
     if source.around.nested is None:
         _save(state, file)
         return
@@ -121,6 +125,6 @@ def _save(content: Any, file: BinaryIO) -> None:
         raise
 
 
-def _like(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+def _like(old: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
     """``new`` as a Parameter where ``old`` is one."""
     return torch.nn.Parameter(new, old.requires_grad) if isinstance(old, torch.nn.Parameter) else new

@@ -1,0 +1,31 @@
+"""What a target's format leaves out of a plan; what it cannot hold at all is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from convweights.checkpoint.contents import Checkpoint
+from convweights.checkpoint.formats import target_format
+from convweights.checkpoint.safetensors_file import check_storable
+from convweights.fitting.report import TensorPlan
+
+
+def target_notes(function: str, tensors: Sequence[TensorPlan], source: Checkpoint, target: Path) -> tuple[str, ...]:
+    """The notes that hold for a target of this name."""
+    around = source.around
+    if target_format(function, target) == "pt":
+        left = ", ".join(around.metadata)
+        return (f"metadata of the source was left out, .pt files have none: {left}",) if left else ()
+    check_storable(function, target, (tensor.target for tensor in tensors))
+    notes = []
+    if around.entries:
+        notes.append(f"left out beside the state dict, safetensors holds tensors only: {', '.join(around.entries)}")
+    if around.inside:
+        notes.append(f"left out of the state dict, safetensors holds tensors only: {', '.join(around.inside)}")
+    copied = {tensor.source.name for tensor in tensors if tensor.source is not None and not tensor.rewritten}
+    for tied in around.ties:
+        untouched = [name for name in tied if name in copied]
+        if len(untouched) > 1:
+            notes.append(f"these share memory in the source and are written separately: {', '.join(untouched)}")
+    return tuple(notes)

@@ -1,0 +1,329 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import convweights
+from convweights import native, pictures
+from convweights.checkpoint import diff as differences
+from convweights.checkpoint.convert import convert as convert_checkpoint
+from convweights.checkpoint.convert import plan_conversion
+from convweights.checkpoint.formats import open_checkpoint
+from convweights.cli.flags import (
+    Deflate,
+    Drop,
+    Dtype,
+    Flags,
+    Groups,
+    InChannels,
+    Inflate,
+    KernelSize,
+    Layouts,
+    Like,
+    New,
+    NoStrict,
+    Only,
+    OutChannels,
+    Renames,
+    RulesFile,
+    Seed,
+    Select,
+    gather,
+)
+from convweights.fitting.errors import CheckpointError, sentence
+from convweights.fitting.report import HEADER, Plan, Report, columns, dtype_name, size
+
+app = typer.Typer(
+    help="Change the weights of neural networks, checkpoint by checkpoint.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Source = Annotated[Path, typer.Argument(metavar="SRC", help="A .safetensors, .pt or .pth file.", show_default=False)]
+Target = Annotated[Path, typer.Argument(metavar="DST", help="Its suffix decides the format.", show_default=False)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")]
+NoFsync = Annotated[bool, typer.Option("--no-fsync", help="Do not wait until DST is on the disk.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def main() -> None:
+    app()
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"convweights {convweights.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def inspect(file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)], as_json: Json = False) -> None:
+    """List a checkpoint's tensors: names, shapes, dtypes, sizes."""
+    with _sentences(), open_checkpoint("inspect", "file", file) as checkpoint:
+        infos = checkpoint.tensors.values()
+        around = checkpoint.around
+        beside = {
+            "metadata": dict(around.metadata),
+            "beside the state dict": list(around.entries),
+            "no tensors": list(around.inside),
+            "share memory": [list(names) for names in around.ties],
+        }
+        if as_json:
+            tensors = [
+                {"name": i.name, "dtype": dtype_name(i.dtype), "shape": list(i.shape), "bytes": i.nbytes} for i in infos
+            ]
+            found = {"file": str(file), "format": checkpoint.format, "nested": around.nested, "tensors": tensors}
+            _print_json({**found, **{key.replace(" ", "_"): value for key, value in beside.items()}})
+            return
+        rows = [(info.name, dtype_name(info.dtype), str(info.shape), size(info.nbytes)) for info in infos]
+        total = f"{len(rows)} tensor{'s' * (len(rows) != 1)}, {size(checkpoint.nbytes)}"
+        nested = "" if around.nested is None else f", state dict under {around.nested!r}"
+        typer.echo(f"{file}: {checkpoint.format}, {total}{nested}")
+        _show(("tensor", "dtype", "shape", "size"), rows)
+        for label, names in (
+            ("metadata", [f"{key}={value}" for key, value in around.metadata.items()]),
+            ("beside the state dict", around.entries),
+            ("no tensors", around.inside),
+            *(("share memory", names) for names in around.ties),
+        ):
+            if names:
+                typer.echo(f"{label}: {', '.join(names)}")
+
+
+@app.command()
+def plan(
+    source: Source,
+    target: Target,
+    in_channels: InChannels = None,
+    out_channels: OutChannels = None,
+    select: Select = None,
+    kernel_size: KernelSize = None,
+    inflate: Inflate = None,
+    deflate: Deflate = None,
+    groups: Groups = None,
+    layout: Layouts = None,
+    rename: Renames = None,
+    drop: Drop = None,
+    only: Only = None,
+    new: New = None,
+    seed: Seed = None,
+    rules: RulesFile = None,
+    like: Like = None,
+    no_strict: NoStrict = False,
+    dtype: Dtype = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Show what convert would do, with all its checks. Writes nothing."""
+    with _sentences():
+        flags = gather(
+            "plan",
+            rules,
+            seed,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            select=select,
+            kernel_size=kernel_size,
+            inflate=inflate,
+            deflate=deflate,
+            groups=groups,
+            layout=layout,
+            rename=rename,
+            drop=drop,
+            only=only,
+            new=new,
+        )
+        planned = plan_conversion(
+            source, target, rules=flags.rules, like=like, dtype=dtype, strict=not no_strict, overwrite=overwrite
+        )
+        _show_outcome(planned, flags, as_json=as_json)
+
+
+@app.command()
+def convert(
+    source: Source,
+    target: Target,
+    in_channels: InChannels = None,
+    out_channels: OutChannels = None,
+    select: Select = None,
+    kernel_size: KernelSize = None,
+    inflate: Inflate = None,
+    deflate: Deflate = None,
+    groups: Groups = None,
+    layout: Layouts = None,
+    rename: Renames = None,
+    drop: Drop = None,
+    only: Only = None,
+    new: New = None,
+    seed: Seed = None,
+    rules: RulesFile = None,
+    like: Like = None,
+    no_strict: NoStrict = False,
+    dtype: Dtype = None,
+    overwrite: Overwrite = False,
+    no_fsync: NoFsync = False,
+    as_json: Json = False,
+) -> None:
+    """Write SRC, changed as asked, to DST: whole, or not at all. Prints the rules that repeat the flags."""
+    with _sentences():
+        flags = gather(
+            "convert",
+            rules,
+            seed,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            select=select,
+            kernel_size=kernel_size,
+            inflate=inflate,
+            deflate=deflate,
+            groups=groups,
+            layout=layout,
+            rename=rename,
+            drop=drop,
+            only=only,
+            new=new,
+        )
+        report = convert_checkpoint(
+            source,
+            target,
+            rules=flags.rules,
+            like=like,
+            dtype=dtype,
+            strict=not no_strict,
+            overwrite=overwrite,
+            fsync=not no_fsync,
+        )
+        remaining = [str(source), str(target)]
+        for flag, value in (("--like", like), ("--dtype", dtype)):
+            remaining += [] if value is None else [flag, str(value)]
+        for flag, given in (("--no-strict", no_strict), ("--overwrite", overwrite), ("--no-fsync", no_fsync)):
+            remaining += [flag] if given else []
+        _show_outcome(report, flags, flags.as_file(remaining), as_json=as_json)
+
+
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Compare two checkpoints, bit by bit. Exit 1 when they differ."""
+    with _sentences():
+        found = differences.diff(a, b)
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        typer.echo(found.headline())
+        _show(differences.HEADER, [tensor.row() for tensor in found.different])
+    if found.different:
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE [AFTER]", help="One checkpoint, or two.")],
+    tensor: Annotated[str, typer.Argument(metavar="TENSOR", help="The tensor's name.", show_default=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="PNG", help="The picture.", show_default=False)],
+    filters: Annotated[int, typer.Option(help="How many filters at most.")] = 16,
+    channels: Annotated[int, typer.Option(help="How many input channels at most.")] = 8,
+    start: Annotated[int, typer.Option(help="The first filter.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw a tensor's filters as a labelled grid; of two files before and after. Needs convweights[plots]."""
+    with _sentences():
+        if len(files) > 2:
+            raise ValueError(sentence("show", "FILE", "be one checkpoint or two", f"{len(files)}"))
+        drawn = [(label, _tensor(file, tensor)) for label, file in zip(_labels(files), files, strict=True)]
+        pictures.draw(output, drawn, name=tensor, filters=filters, channels=channels, start=start)
+    if as_json:
+        shapes = [{"file": str(f), "shape": list(t.shape)} for f, (_, t) in zip(files, drawn, strict=True)]
+        _print_json({"output": str(output), "tensor": tensor, "drawn": shapes})
+    else:
+        typer.echo(f"{output}: {tensor} of {' and of '.join(map(str, files))}")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Print versions, compiled libraries, and which backend serves which device."""
+    if as_json:
+        _print_json({label: str(value) for label, value in native.facts().items()})
+        return
+    _show(("what", "here"), [(label, str(value)) for label, value in native.facts().items()])
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """A refusal's sentence on stderr, no traceback, exit 2."""
+    try:
+        yield
+    except (CheckpointError, TypeError, ValueError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from error
+
+
+def _labels(files: Sequence[Path]) -> Sequence[str]:
+    return [files[0].name] if len(files) == 1 else [f"before: {files[0].name}", f"after: {files[1].name}"]
+
+
+def _tensor(file: Path, name: str) -> Any:
+    with open_checkpoint("show", "file", file) as checkpoint:
+        if name not in checkpoint.tensors:
+            close = difflib.get_close_matches(name, checkpoint.tensors, n=3)
+            remedy = f"did you mean {' or '.join(close)}?" if close else f"convweights inspect {file} lists them"
+            raise CheckpointError(sentence("show", "TENSOR", f"be a tensor of {file}", repr(name), remedy), file, name)
+        return checkpoint.read(name).clone()
+
+
+def _show_outcome(outcome: Plan | Report, flags: Flags, file: str = "", *, as_json: bool) -> None:
+    if as_json:
+        rules = [rule.as_dict() for rule in flags.rules]
+        _print_json({**outcome.as_dict(), "rules": rules})
+        return
+    typer.echo(outcome.headline())
+    _show(HEADER, outcome.rows())
+    for note in outcome.notes:
+        typer.echo(f"note: {note}")
+    if file:
+        typer.echo(f"\n{file}")
+
+
+def _print_json(content: Any) -> None:
+    typer.echo(json.dumps(content, indent=1, allow_nan=False))
+
+
+def _show(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """A table for people in a terminal; elsewhere aligned text, cut nowhere, for other programs."""
+    if not rows:
+        return
+    if not sys.stdout.isatty():
+        typer.echo(columns([header, *rows]))
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in header:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        # Text, because names and shapes may hold brackets, which rich would read as markup.
+        table.add_row(*map(Text, row))
+    Console().print(table)

@@ -1,0 +1,36 @@
+"""Carries out the plan of one tensor: the source's values into a weight, through the transfer verb."""
+
+from __future__ import annotations
+
+import torch
+
+from convweights.fitting.report import TensorPlan
+from convweights.ops.initializers import Initializer
+from convweights.ops.transfer import transfer_as
+from convweights.ops.update_call import initialize_as
+
+
+def carry_out(
+    function: str, planned: TensorPlan, weight: torch.Tensor, values: torch.Tensor | None, own: torch.Tensor | None
+) -> None:
+    """Write ``weight``. ``values`` are the source's; ``own`` are the values it keeps, None where it holds them."""
+    if planned.base == "keep":
+        if own is not None:
+            transfer_as(function, weight, own, None)
+    elif isinstance(planned.base, Initializer):
+        initialize_as(function, weight, planned.base)
+    elif planned.base is not None:
+        with torch.no_grad():
+            weight.fill_(planned.base)
+    if not planned.reads:
+        return
+    assert values is not None
+    place = weight.detach()
+    if planned.rewritten:
+        if planned.permutation is not None:
+            values = values.permute(planned.permutation)
+        # Only ever splits a dimension or adds one of size 1: a view, whatever the strides.
+        values, place = values.view(planned.source_view), place.view(planned.target_view)
+    for dim, size in planned.kept:
+        place = place.narrow(dim, 0, size)
+    transfer_as(function, place, values, planned.maps, scale=planned.factor)

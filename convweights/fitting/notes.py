@@ -1,0 +1,50 @@
+"""What a plan has to say beside its table: all that was found, left alone or left over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from convweights.fitting.contents import Contents
+from convweights.fitting.matching import is_computed
+from convweights.fitting.report import TensorPlan
+
+
+def plan_notes(source: Contents, tensors: Sequence[TensorPlan], dtype: torch.dtype | None) -> list[str]:
+    """The notes that hold whatever the target is."""
+    return [*_unconverted(source, dtype), *_biases(tensors), *_split_ties(source, tensors)]
+
+
+def _unconverted(source: Contents, dtype: torch.dtype | None) -> list[str]:
+    """A dtype for all leaves float8 and its kin alone; that is said."""
+    odd = [i.name for i in source.tensors.values() if i.dtype.is_floating_point and not (i.plain and is_computed(i))]
+    return [f"the dtype of these stays, it does not convert: {', '.join(odd)}"] if dtype is not None and odd else []
+
+
+def _biases(tensors: Sequence[TensorPlan]) -> list[str]:
+    """A rule on one weight leaves its bias alone, and the layer does not load then; that is said."""
+    notes = []
+    by_name = {tensor.name: tensor for tensor in tensors}
+    for name, tensor in by_name.items():
+        layer, _, last = name.rpartition(".")
+        bias = by_name.get(f"{layer}.bias" if layer else "bias")
+        if last != "weight" or bias is None or tensor.out_channels is None:
+            continue
+        before, after = tensor.out_channels
+        if bias.target.shape == (before,) != (after,):
+            remedy = f"a rule on the layer {layer!r} changes both" if layer else "a rule on bias changes it too"
+            notes.append(f"{bias.name} keeps its {before} values beside {name}, {after} now; {remedy}")
+    return notes
+
+
+def _split_ties(source: Contents, tensors: Sequence[TensorPlan]) -> list[str]:
+    """A tensor that changes no longer shares memory with those that were tied to it; that is said."""
+    rewritten = {tensor.source.name for tensor in tensors if tensor.source is not None and tensor.rewritten}
+    return [
+        f"{name} shares memory in the source with {', '.join(other for other in names if other != name)}, "
+        f"and is written on its own"
+        for names in source.ties
+        for name in names
+        if name in rewritten
+    ]
