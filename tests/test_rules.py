@@ -84,10 +84,9 @@ BAD = [
         "'zeros' or an initialiser such as 'kaiming_normal', got '4'",
     ),
     (
-        {"in_channels": {"rescale": "none"}},
+        {"in_channels": {}},
         ValueError,
-        "in_channels of rules[0] must be a number of channels or a table of to, how and rescale, "
-        "got {'rescale': 'none'}",
+        "in_channels of rules[0] must be a number of channels or a table of to, how and rescale, got {}",
     ),
     (
         {"in_channels": {"to": 3, "order": "tile"}},

@@ -171,6 +171,8 @@ class _Drafter:
 
     def _change(self, role: str, setting: str, size: Size | None, n: int, m: int | None, views: Views) -> Change | None:
         """The change of one dimension from ``n``; ``m`` is the template's size, None where there is none."""
+        if size is not None and size.how == "select" and setting == OUT and role != views.selected:
+            size = None
         to = None if size is None else size.to
         if isinstance(to, tuple):
             extents = [r for r in views.roles if r in KERNEL and _setting(r, views) == setting]

@@ -129,7 +129,7 @@ def parse_size(function: str, setting: str, argument: str, value: Any) -> Size:
     known = {field.name for field in fields(INIT[how])} - {"stream"} if draws else set()
     sized = setting not in ("deflate", "new")
     wanted = "a number of channels" if setting in RESCALED else "a size"
-    if not set(table) <= known or (to is None and how is None) or (to is not None and not sized):
+    if not set(table) <= known or (to is None and how is None and rescale is None) or (to is not None and not sized):
         names = (*(("to",) if sized else ()), "how", *sorted(known), *(("rescale",) if setting in RESCALED else ()))
         rule = f"be {f'{wanted} or ' if sized else ''}a table of {_and(names)}"
         raise ValueError(sentence(function, argument, rule, repr(value)))

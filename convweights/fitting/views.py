@@ -34,6 +34,11 @@ class Views:
         """The source's sizes."""
         return dict(zip(self.roles, self.sizes, strict=True))
 
+    @property
+    def selected(self) -> str:
+        """What a selection of output channels picks from: of a depthwise layer its groups, else a group's channels."""
+        return GROUPS if GROUPS in self.roles and self.sizes_by_role().get(OUT) == 1 else OUT
+
     def per_group(self, role: str, channels: int, *, selects: bool) -> int:
         """A layer's number of channels as that of one group; a selection is one of a group's already."""
         if self.groups == 1 or selects:
