@@ -1,6 +1,7 @@
 """What is decided before a byte is written."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convweights.checkpoint import CheckpointError, convert, plan
+from convweights.fitting.rules import load_rules
 from convweights.maps import Blocks, Interleave, Offset, Strided, Tile
 
 
@@ -296,47 +298,100 @@ def test_a_template_that_is_none(source, tmp_path):
 
 # ---------------------------------------------------------------------------------------------------------- properties
 
-HOWS = st.sampled_from([None, "tile", "interleave", "blocks", "strided", "truncate", "keep", "zeros"])
-CHANNELS = st.fixed_dictionaries(
-    {"to": st.integers(1, 9)}, optional={"how": HOWS, "rescale": st.sampled_from([None, "none", "uniform", "exact"])}
-)
-RULES = st.lists(
+HOWS = st.sampled_from([None, "tile", "interleave", "blocks", "strided", "truncate", "keep", "zeros", "normal"])
+CHANNELS = st.one_of(
     st.fixed_dictionaries(
-        {
-            "match": st.sampled_from(
-                ["conv1", "conv1.weight", "conv2.weight", "*", "*.weight", "re:.*v2.*", "fc", "empty"]
-            )
-        },
-        optional={
-            "in_channels": CHANNELS,
-            "out_channels": CHANNELS,
-            "layout": st.sampled_from(["OIHW->HWIO", "HWIO->OIHW", "OI->IO", "OIHW->OIHW"]),
-            "dtype": st.sampled_from(["float16", "float64"]),
-        },
+        {"to": st.integers(1, 9)},
+        optional={"how": HOWS, "rescale": st.sampled_from([None, "none", "uniform", "exact"])},
     ),
-    max_size=3,
+    st.fixed_dictionaries({"select": st.lists(st.integers(-3, 8), min_size=1, max_size=4)}),
+    st.fixed_dictionaries({"how": HOWS}),
 )
+EXTENTS = st.integers(1, 6) | st.lists(st.integers(1, 6), min_size=1, max_size=3)
+KERNELS = st.fixed_dictionaries(
+    {"to": EXTENTS}, optional={"how": st.sampled_from(["center", "resize", "init", "uniform"])}
+)
+DEPTH = st.sampled_from(["mean", "center"])
+MATCHES = [
+    "conv1",
+    "conv1.weight",
+    "conv2.weight",
+    "*",
+    "*.weight",
+    "re:.*v2.*",
+    "re:(.*)\\.weight",
+    "fc",
+    "empty",
+    "bn",
+]
+NAMES = ["fc", "stem.weight", "\\1.w", "re:(.*)1\\.(.*) -> \\1.\\2", "conv2.weight", 'a "b"\t\\\x7f\u00e9']
+CHANGES = st.fixed_dictionaries(
+    {"match": st.sampled_from(MATCHES)},
+    optional={
+        "in_channels": CHANNELS,
+        "out_channels": CHANNELS,
+        "kernel_size": KERNELS | EXTENTS,
+        "inflate": st.fixed_dictionaries({"to": st.integers(1, 4), "how": DEPTH}),
+        "groups": st.sampled_from([1, 2, 4]),
+        "layout": st.sampled_from(["OIHW->HWIO", "HWIO->OIHW", "OI->IO", "OIHW->OIHW"]),
+        "dtype": st.sampled_from(["float16", "float64"]),
+        "rename": st.sampled_from(NAMES),
+        "only": st.just(True),
+    },
+).filter(lambda rule: len(rule) > 1)
+WHOLE = st.fixed_dictionaries({"match": st.sampled_from(MATCHES), "drop": st.just(True)}) | st.fixed_dictionaries(
+    {"match": st.sampled_from(MATCHES), "new": st.sampled_from(["keep", "zeros", "init", "normal"])}
+)
+RULES = st.lists(CHANGES | WHOLE, max_size=3)
 
 
-@settings(max_examples=60)
-@given(rules=RULES, dtype=st.sampled_from([None, "bfloat16"]), suffix=st.sampled_from([".safetensors", ".pt"]))
-def test_what_is_planned_is_what_is_written(tmp_path_factory, rules, dtype, suffix):
+def other_sizes():
+    """A template: other channels and kernels, another order, another dtype."""
+    state = {name: tensor.clone() for name, tensor in reversed(network(1).items())}
+    state.update({"conv1.weight": torch.ones(9, 4, 3, 3).half(), "conv1.bias": torch.ones(9)})
+    return {**state, "fc.weight": torch.ones(3, 7)}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rules=RULES,
+    dtype=st.sampled_from([None, "bfloat16"]),
+    suffix=st.sampled_from([".safetensors", ".pt"]),
+    template=st.booleans(),
+    strict=st.booleans(),
+)
+def test_what_is_planned_is_what_is_written(tmp_path_factory, rules, dtype, suffix, template, strict):
     folder = tmp_path_factory.mktemp("plan")
     source, target = save(folder / "net.pt", network()), folder / f"out{suffix}"
+    like = save(folder / "like.pt", other_sizes()) if template else None
+    asked = {"rules": rules, "like": like, "dtype": None if template else dtype, "strict": strict}
+    try:
+        parsed = load_rules("plan", rules)
+    except ValueError:
+        parsed = None
+    if parsed:
+        asked["rules"] = folder / "rules.toml"
+        asked["rules"].write_text("\n\n".join(rule.toml() for rule in parsed))
+        read = load_rules("plan", asked["rules"])
+        assert [replace(rule, origin="") for rule in read] == [replace(rule, origin="") for rule in parsed]
     before = snapshot(folder)
     try:
-        expected = plan(source, rules=rules, dtype=dtype)
+        expected = plan(source, **asked)
     except (CheckpointError, ValueError) as refused:
         with pytest.raises(type(refused), match=re.escape(str(refused).removeprefix("plan: "))):
-            convert(source, target, rules=rules, dtype=dtype, fsync=False)
+            convert(source, target, **asked, fsync=False)
         assert snapshot(folder) == before
         return
     assert snapshot(folder) == before
-    report = convert(source, target, rules=rules, dtype=dtype, fsync=False)
-    assert report.tensors == expected.tensors
-    assert plan(target).tensors  # opens
+    report = convert(source, target, **asked, fsync=False)
+    assert (report.tensors, report.dropped) == (expected.tensors, expected.dropped)
     written = {tensor.name: tensor.source for tensor in plan(target).tensors}
     assert written == {tensor.name: tensor.target for tensor in expected.tensors}
+    if like is not None:
+        decided = {tensor.name: tensor.source for tensor in plan(like).tensors}
+        assert written == decided
+    gone = {info.name for info, _ in expected.dropped}
+    assert gone | {tensor.source.name for tensor in expected.tensors if tensor.source} == set(network())
 
 
 # ---------------------------------------------------------------------------------------------------------------- text

@@ -13,7 +13,7 @@ from convweights.fitting.axes import DEPTH, GROUPS, IN, KERNEL, OUT, Axes, of_le
 from convweights.fitting.contents import Contents, TensorInfo
 from convweights.fitting.errors import sentence
 from convweights.fitting.matching import Asked, collect, collect_new, is_computed
-from convweights.fitting.names import pair
+from convweights.fitting.names import going, pair
 from convweights.fitting.notes import plan_notes
 from convweights.fitting.report import Base, Plan, TensorPlan, describe, dtype_name, renamed_from
 from convweights.fitting.rules import Rule
@@ -46,20 +46,24 @@ def draft(
         got = f"{dtype_name(dtype)} beside {template.label}"
         raise source.error(sentence(function, "dtype", "be left out where a template decides it", got))
     asked, notes = collect(function, source, rules)
-    anew = collect_new(function, source if template is None else template, rules)
-    pairing = pair(function, source, asked, template, anew, strict=strict)
+    staying, left_out = going(function, source, asked)
+    if not staying and source.tensors:
+        got = f"all {len(source.tensors)} of {source.label} dropped"
+        raise source.error(sentence(function, "rules", "leave a tensor to be written", got))
+    begun = staying if template is None else template.tensors
+    anew = collect_new(function, source if template is None else template, begun, rules)
+    pairing = pair(function, source, staying, template, anew, strict=strict)
     drafter = _Drafter(function, source, template, dtype, prefix)
     tensors = []
     for name, info in pairing.target.items():
         wanted = None if template is None else template.tensors[name]
         if info is None:
-            begun = wanted or source.tensors[name]
-            tensors.append(drafter.anew(name, begun, anew.get(name)))
+            tensors.append(drafter.anew(name, begun[name], anew.get(name)))
         else:
             tensors.append(drafter.tensor(name, info, asked[info.name], wanted))
     notes += plan_notes(source, tensors, dtype)
     like = None if template is None else template.label
-    return Plan(source.label, "", tuple(tensors), tuple(notes), pairing.dropped, like)
+    return Plan(source.label, "", tuple(tensors), tuple(notes), (*left_out, *pairing.dropped), like)
 
 
 class _Drafter:
@@ -182,7 +186,7 @@ class _Drafter:
         if to is not None and role in (OUT, IN) and size is not None:
             to = views.per_group(role, to, selects=size.how == "select")
         if m is None:
-            m = n if to is None else to
+            m = n if to is None or role == GROUPS else to
             if to is None and size is not None and role != GROUPS and setting != "deflate":
                 raise Unreachable("say how many where there is no template", str(size))
         elif to is not None and to != m and role != GROUPS:

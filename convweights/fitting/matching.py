@@ -109,12 +109,12 @@ def collect(function: str, source: Contents, rules: Iterable[Rule]) -> tuple[dic
     return asked, notes
 
 
-def collect_new(function: str, target: Contents, rules: Iterable[Rule]) -> dict[str, Asked]:
-    """What begins anew of the target's tensors."""
+def collect_new(function: str, target: Contents, names: Iterable[str], rules: Iterable[Rule]) -> dict[str, Asked]:
+    """What begins anew of the target's tensors, which have ``names``."""
     asked: dict[str, Asked] = {}
     for rule in rules:
         if rule.new is not None:
-            for name in match_rule(function, target, rule, target.tensors).names:
+            for name in match_rule(function, target, rule, names).names:
                 _set(function, target, asked.setdefault(name, Asked()), "new", rule.new, rule, name)
     return asked
 

@@ -12,6 +12,8 @@ from convweights.fitting.matching import Asked, names_of
 from convweights.fitting.rules import Rule
 from convweights.fitting.settings import Rename
 
+Dropped = tuple[TensorInfo, str]
+
 
 @dataclass(frozen=True)
 class Pairing:
@@ -21,7 +23,7 @@ class Pairing:
     """
 
     target: Mapping[str, TensorInfo | None]
-    dropped: tuple[tuple[TensorInfo, str], ...]
+    dropped: tuple[Dropped, ...]
 
 
 def renamed(function: str, source: Contents, asked: Mapping[str, Asked]) -> dict[str, str]:
@@ -57,37 +59,42 @@ def _new_name(function: str, rename: Rename, rule: Rule, name: str) -> str:
     return to
 
 
-def pair(
-    function: str,
-    source: Contents,
-    asked: Mapping[str, Asked],
-    template: Contents | None,
-    anew: Mapping[str, Asked],
-    *,
-    strict: bool,
-) -> Pairing:
-    """Every tensor of both sides in its place; one that has none is an error where it is ``strict``."""
+def going(function: str, source: Contents, asked: Mapping[str, Asked]) -> tuple[dict[str, TensorInfo], list[Dropped]]:
+    """The source's tensors by their new names, and those that rules leave out."""
     only = names_of(asked, "only")
     new_names = renamed(function, source, asked)
-    going: dict[str, TensorInfo] = {}
-    dropped: list[tuple[TensorInfo, str]] = []
+    staying: dict[str, TensorInfo] = {}
+    dropped: list[Dropped] = []
     for name, info in source.tensors.items():
         to = new_names[name]
         if "drop" in asked[name].settings:
             dropped.append((info, "dropped"))
         elif only and name not in only:
             dropped.append((info, "dropped, not among only"))
-        elif to in going:
-            got = f"{to} from {going[to].name} and from {name} in {source.label}"
+        elif to in staying:
+            got = f"{to} from {staying[to].name} and from {name} in {source.label}"
             raise source.error(sentence(function, "rename", "give each tensor a name of its own", got), name)
         else:
-            going[to] = info
+            staying[to] = info
+    return staying, dropped
+
+
+def pair(
+    function: str,
+    source: Contents,
+    going: Mapping[str, TensorInfo],
+    template: Contents | None,
+    anew: Mapping[str, Asked],
+    *,
+    strict: bool,
+) -> Pairing:
+    """Every tensor of both sides in its place; one that has none is an error where it is ``strict``."""
+    begun = [(info, f"dropped, {to} begins anew") for to, info in going.items() if to in anew]
     if template is None:
-        return Pairing({to: None if to in anew else info for to, info in going.items()}, tuple(dropped))
+        return Pairing({to: None if to in anew else info for to, info in going.items()}, tuple(begun))
+    dropped = []
     for to, info in going.items():
-        if to in anew and to in template.tensors:
-            dropped.append((info, f"dropped, {to} begins anew"))
-        elif to not in template.tensors:
+        if to not in template.tensors:
             if strict:
                 raise _unmatched(function, source, to, info, template, going)
             dropped.append((info, f"dropped, not in {template.label}"))
@@ -99,7 +106,7 @@ def pair(
     missing = [name for name, info in target.items() if info is None and name not in anew]
     if strict and missing:
         raise _missing(function, source, missing, template, going)
-    return Pairing(target, tuple(dropped))
+    return Pairing(target, (*begun, *dropped))
 
 
 def _unmatched(

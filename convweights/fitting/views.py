@@ -64,15 +64,16 @@ class Views:
 
 def align(source: Axes, shape: tuple[int, ...], target: Axes, wanted: tuple[int, ...] | None) -> Views:
     """The views of both sides. ``wanted`` is the target's shape, None where the rules decide it."""
-    if shape and shape[0] % source.groups:
-        raise Unreachable(f"have a first dimension that {source.groups} groups divide", shape)
+    for axes, sizes in ((source, shape), (target, wanted)):
+        if sizes and sizes[0] % axes.groups:
+            raise Unreachable(f"have a first dimension that {axes.groups} groups divide", sizes)
     if wanted is not None and len(target.roles) != len(wanted):
         raise Unreachable("have the rank of the target's", f"{shape} for {wanted}")
-    roles, sizes = source.roles, shape
+    roles, own = source.roles, shape
     new_roles, new = target.roles, wanted
     grouped = source.groups != target.groups or source.groups > 1
     if grouped:
-        roles, sizes = (GROUPS, *roles), (source.groups, shape[0] // source.groups, *shape[1:])
+        roles, own = (GROUPS, *roles), (source.groups, shape[0] // source.groups, *shape[1:])
         new_roles = (GROUPS, *new_roles)
         if wanted is not None:
             new = (target.groups, wanted[0] // target.groups, *wanted[1:])
@@ -82,7 +83,7 @@ def align(source: Axes, shape: tuple[int, ...], target: Axes, wanted: tuple[int,
         if [role for role in merged if role in side] != list(side) or not set(lacking) <= set(KERNEL):
             named = f"{', '.join(source.roles)} for {', '.join(target.roles)}"
             raise Unreachable("have the dimensions of the target's", f"{shape}: {named}")
-    before = dict(zip(roles, sizes, strict=True))
+    before = dict(zip(roles, own, strict=True))
     after = None if new is None else dict(zip(new_roles, new, strict=True))
     if (
         after is not None
