@@ -43,7 +43,6 @@ format: $(INSTALLED) ## rewrite the sources as lint wants them
 	$(BIN)/clang-format -i $(CPP)
 
 bench: $(INSTALLED) ## measure, then write the tables and the charts of README.md
-	$(PIP) install --quiet $(PIP_FLAGS) matplotlib
 	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/update.py
 	$(BIN)/python benchmarks/chart.py

@@ -2,7 +2,8 @@
 
 Downloads the wheel of facenet-pytorch with pip, takes the three trained networks out of it (the wheel is not
 installed, none of its code runs), converts O-Net, and checks on random images that the converted networks compute what
-the original does. Exits with 1 where a check fails and with 2 where the weights cannot be had.
+the original does; one of them is half as wide again. Draws the first filters before and after. Exits with 1 where a
+check fails and with 2 where the weights cannot be had.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from convweights import pictures, transfer_model_
 from convweights.checkpoint import convert, plan
 
 WHEEL = "facenet-pytorch"
@@ -29,14 +31,15 @@ Outputs = tuple[torch.Tensor, ...]
 class ONet(nn.Module):
     """The last of MTCNN's three networks (Zhang et al., 2016): is it a face, where is its box, where are 5 points."""
 
-    def __init__(self, in_channels: int = 3) -> None:
+    def __init__(self, in_channels: int = 3, wide: float = 1) -> None:
         super().__init__()
-        self.conv1, self.prelu1 = nn.Conv2d(in_channels, 32, 3), nn.PReLU(32)
-        self.conv2, self.prelu2 = nn.Conv2d(32, 64, 3), nn.PReLU(64)
-        self.conv3, self.prelu3 = nn.Conv2d(64, 64, 3), nn.PReLU(64)
-        self.conv4, self.prelu4 = nn.Conv2d(64, 128, 2), nn.PReLU(128)
-        self.dense5, self.prelu5 = nn.Linear(1152, 256), nn.PReLU(256)
-        self.dense6_1, self.dense6_2, self.dense6_3 = nn.Linear(256, 2), nn.Linear(256, 4), nn.Linear(256, 10)
+        a, b, c, d = (int(width * wide) for width in (32, 64, 128, 256))
+        self.conv1, self.prelu1 = nn.Conv2d(in_channels, a, 3), nn.PReLU(a)
+        self.conv2, self.prelu2 = nn.Conv2d(a, b, 3), nn.PReLU(b)
+        self.conv3, self.prelu3 = nn.Conv2d(b, b, 3), nn.PReLU(b)
+        self.conv4, self.prelu4 = nn.Conv2d(b, c, 2), nn.PReLU(c)
+        self.dense5, self.prelu5 = nn.Linear(9 * c, d), nn.PReLU(d)
+        self.dense6_1, self.dense6_2, self.dense6_3 = nn.Linear(d, 2), nn.Linear(d, 4), nn.Linear(d, 10)
 
     def forward(self, x: torch.Tensor) -> Outputs:
         """(B, C, 48, 48) images to face probabilities (B, 2), box offsets (B, 4) and landmarks (B, 10)."""
@@ -96,14 +99,38 @@ def convert_and_show(source: Path, target: Path, **wanted: Any) -> Path:
     return target
 
 
-def load(path: Path, in_channels: int, dtype: torch.dtype = torch.float32) -> ONet:
-    """An O-Net with the weights of a checkpoint, strictly: every name and every shape has to fit."""
+def widen(rgb: ONet, wide: float = 1.5) -> ONet:
+    """A wider network that computes the same: every channel repeated, every copy's share taken where it is read."""
+    network = ONet(wide=wide)
+    rules = [
+        {"match": "*", "out_channels": {"how": "interleave"}},
+        {"match": "*", "in_channels": {"how": "interleave", "rescale": "exact"}},
+    ]
+    print(f"\n--- a network {wide} times as wide")
+    print(transfer_model_(network, rgb, rules=rules))
+    return network.eval()
+
+
+def draw(before: Path, after: Path, picture: Path) -> None:
+    """The first layer's filters of two checkpoints, next to each other."""
+    stem, first = "conv1.weight", load_state(before)
+    drawn = [(f"before: {before.name}", first[stem]), (f"after: {after.name}", load_state(after)[stem])]
+    pictures.draw(picture, drawn, name=stem)
+    print(f"drawn: {picture}")
+
+
+def load_state(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        state = load_file(path)
-    else:
-        state = torch.load(path, weights_only=True)
+        return load_file(path)
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)
+    return state
+
+
+def load(path: Path, in_channels: int, dtype: torch.dtype = torch.float32) -> ONet:
+    """An O-Net with the weights of a checkpoint, strictly: every name and every shape has to fit."""
+    state = load_state(path)
     network = ONet(in_channels).to(dtype)
     network.load_state_dict(state)
     if any(network.state_dict()[name].dtype != tensor.dtype for name, tensor in state.items()):
@@ -125,7 +152,7 @@ def passes(what: str, found: Outputs, expected: Outputs, bound: float) -> bool:
 
 
 @torch.no_grad()
-def check(rgb: ONet, one: ONet, four: ONet, half: ONet, images: int = 32) -> bool:
+def check(rgb: ONet, one: ONet, four: ONet, half: ONet, wide: ONet, images: int = 32) -> bool:
     """Whether the converted networks compute what the original does, on seeded random images."""
     generator = torch.Generator().manual_seed(0)
     gray = torch.rand(images, 1, 48, 48, generator=generator) * 2 - 1
@@ -135,6 +162,7 @@ def check(rgb: ONet, one: ONet, four: ONet, half: ONet, images: int = 32) -> boo
     results = [
         passes("1 channel fed x against 3 fed (x, x, x)", one(gray), rgb(gray.expand(-1, 3, -1, -1)), BOUND),
         passes("4 channels fed (r, g, b, r) against (r, g, b)", four(color[:, [0, 1, 2, 0]]), expected, BOUND),
+        passes("half as wide again against the original", wide(color), expected, BOUND),
         # bfloat16 rounds weights and activations to 8 bits; eight layers of it stay within a tenth.
         passes("bfloat16 against float32", rounded, expected, 0.1),
     ]
@@ -151,8 +179,13 @@ def main(folder: Path = Path("demo")) -> int:
     for network in ("pnet", "rnet"):
         rules = [{"match": stem, "in_channels": 1}]
         convert_and_show(paths[network], folder / f"{network}-1.safetensors", rules=rules)
+    rgb = load(paths["onet"], 3)
+    wide = widen(rgb)
+    print("\n--- pictures")
+    for after in (one, four):
+        draw(paths["onet"], after, after.with_suffix(".png"))
     print("\n--- checks on random images")
-    good = check(load(paths["onet"], 3), load(one, 1), load(four, 4), load(half, 3, torch.bfloat16))
+    good = check(rgb, load(one, 1), load(four, 4), load(half, 3, torch.bfloat16), wide)
     return 0 if good else 1
 
 

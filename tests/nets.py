@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import torch
 from torch import nn
+
+_spec = importlib.util.spec_from_file_location("demo", Path(__file__).parent.parent / "examples" / "demo.py")
+assert _spec is not None
+assert _spec.loader is not None
+# MTCNN's O-Net is the demo's.
+demo = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(demo)
 
 
 class Block(nn.Module):
@@ -59,26 +69,3 @@ def resnet(blocks: tuple[int, ...] = R18, *, seed: int = 0, **sizes: int) -> Res
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 2)
     return net
-
-
-class ONet(nn.Module):
-    """The last of MTCNN's networks (Zhang et al., 2016), ``wide`` times as wide."""
-
-    def __init__(self, wide: float = 1) -> None:
-        super().__init__()
-        a, b, c, d = (int(width * wide) for width in (32, 64, 128, 256))
-        self.conv1, self.prelu1 = nn.Conv2d(3, a, 3), nn.PReLU(a)
-        self.conv2, self.prelu2 = nn.Conv2d(a, b, 3), nn.PReLU(b)
-        self.conv3, self.prelu3 = nn.Conv2d(b, b, 3), nn.PReLU(b)
-        self.conv4, self.prelu4 = nn.Conv2d(b, c, 2), nn.PReLU(c)
-        self.dense5, self.prelu5 = nn.Linear(9 * c, d), nn.PReLU(d)
-        self.dense6_1, self.dense6_2, self.dense6_3 = nn.Linear(d, 2), nn.Linear(d, 4), nn.Linear(d, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pool = nn.functional.max_pool2d
-        x = pool(self.prelu1(self.conv1(x)), 3, 2, ceil_mode=True)
-        x = pool(self.prelu2(self.conv2(x)), 3, 2, ceil_mode=True)
-        x = pool(self.prelu3(self.conv3(x)), 2, 2, ceil_mode=True)
-        x = self.prelu4(self.conv4(x))
-        x = self.prelu5(self.dense5(x.permute(0, 3, 2, 1).flatten(1)))
-        return torch.cat([self.dense6_1(x).softmax(1), self.dense6_2(x), self.dense6_3(x)], 1)

@@ -1,6 +1,8 @@
 """The command line: what it prints, what it refuses, and that it says no more than one sentence then."""
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 import convweights
 from convweights import native
 from convweights.cli import app
+from convweights.fitting.rules import load_rules
 
 LONG = "a.very.long.name." + "x" * 200 + ".weight"
 
@@ -111,7 +114,123 @@ def test_overwrite(tmp_path, source):
     assert load(source)["epoch"] == 3
 
 
+SAID = [
+    (("--in-channels", "conv1=4:zeros"), {"match": "conv1", "in_channels": {"to": 4, "how": "zeros"}}),
+    (("--in-channels", "a=zeros"), {"match": "a", "in_channels": "zeros"}),
+    (("--in-channels", "a=tile:exact"), {"match": "a", "in_channels": {"how": "tile", "rescale": "exact"}}),
+    (("--select", "conv1=2,1,0"), {"match": "conv1", "in_channels": {"select": [2, 1, 0]}}),
+    (("--select", "conv1=-1"), {"match": "conv1", "in_channels": {"select": [-1]}}),
+    (("--kernel-size", "a=5"), {"match": "a", "kernel_size": 5}),
+    (("--kernel-size", "a=3x5:resize"), {"match": "a", "kernel_size": {"to": [3, 5], "how": "resize"}}),
+    (("--kernel-size", "a=center"), {"match": "a", "kernel_size": "center"}),
+    (("--kernel-size", "a=5:init"), {"match": "a", "kernel_size": {"to": 5, "how": "init"}}),
+    (("--inflate", "re:a=b.*=3:center"), {"match": "re:a=b.*", "inflate": {"to": 3, "how": "center"}}),
+    (("--deflate", "a=mean"), {"match": "a", "deflate": "mean"}),
+    (("--groups", "a=2"), {"match": "a", "groups": 2}),
+    (("--rename", "re:(.*)\\.k=\\1.w"), {"match": "re:(.*)\\.k", "rename": "\\1.w"}),
+    (("--drop", "a"), {"match": "a", "drop": True}),
+    (("--only", "a=b"), {"match": "a=b", "only": True}),
+    (("--new", "a=keep"), {"match": "a", "new": "keep"}),
+    (("--new", "a=normal", "--seed", "3"), {"match": "a", "new": {"how": "normal", "seed": 3}}),
+]
+
+
+@pytest.mark.parametrize(("flags", "rule"), SAID)
+def test_what_a_flag_says(tmp_path, flags, rule):
+    """As a rule, whose text is in the answer and reads back."""
+    state = {"a": torch.ones(4, 4, 4, 4), "conv1.weight": torch.ones(4, 4, 4, 4), "a=b": torch.ones(2, 2)}
+    state["ab" if "--inflate" not in flags else "a=b2"] = torch.ones(2, 2, 3, 3)
+    state["x.k"] = torch.ones(1)
+    if "--deflate" in flags:
+        state["a"] = torch.ones(4, 4, 4, 4, 4)
+    like = {**state, "b.weight": torch.ones(1)}
+    source, template = save(tmp_path / "a.pt", state), save(tmp_path / "like.pt", like)
+    more = (
+        ("--like", template, "--no-strict") if any(word in str(rule) for word in ("keep", "'zeros'}", "exact")) else ()
+    )
+    more = more or (("--like", template, "--no-strict") if rule.get("kernel_size") == "center" else ())
+    more = more or (("--like", template, "--no-strict") if rule.get("in_channels") == "zeros" else ())
+    found = json.loads(run("plan", source, tmp_path / "b.pt", *flags, *more, "--json"))
+    assert found["rules"] == [rule]
+    shown = run("convert", source, tmp_path / "b.pt", *flags, *more).partition("# the same by a file: ")[2]
+    file = tmp_path / "rules.toml"
+    file.write_text(shown.partition("\n")[2])
+    assert load_rules("", file)[0].as_dict() == rule
+
+
+def test_the_command_that_repeats_another(tmp_path, source):
+    like = save(tmp_path / "like file.pt", network())
+    shown = run("convert", source, tmp_path / "b.pt", "--like", like, "--drop", LONG, "--no-strict", "--no-fsync")
+    line = next(line for line in shown.splitlines() if line.startswith("# the same by a file: "))
+    words = shlex.split(line.removeprefix("# the same by a file: "))
+    rules = tmp_path / "rules.toml"
+    rules.write_text(shown.partition("FILE\n")[2])
+    words = [str(rules) if word == "FILE" else word.replace("b.pt", "c.pt") for word in words]
+    assert run(*words[1:]).splitlines()[1:] == shown.partition("\n\n")[0].splitlines()[1:]
+    assert (tmp_path / "b.pt").read_bytes() == (tmp_path / "c.pt").read_bytes()
+    assert "# the same" not in run("convert", source, tmp_path / "d.pt", "--rules", rules, "--like", like)
+
+
+def test_json_on_every_command(tmp_path, source):
+    found = json.loads(run("inspect", source, "--json"))
+    assert (found["nested"], found["beside_the_state_dict"], len(found["tensors"])) == ("model", ["epoch"], 8)
+    assert found["tensors"][0] == {"name": "conv1.weight", "dtype": "float32", "shape": [8, 3, 3, 3], "bytes": 864}
+    flags = ("--in-channels", "conv1=4", "--drop", "fc.weight", "--json")
+    planned = json.loads(run("plan", source, tmp_path / "b.pt", *flags))
+    done = json.loads(run("convert", source, tmp_path / "b.pt", *flags))
+    assert {**planned, **{key: done[key] for key in ("target", "target_format", "file_bytes")}} == done
+    assert done["file_bytes"] == (tmp_path / "b.pt").stat().st_size
+    row = done["tensors"][0]
+    assert (row["name"], row["from"]["shape"], row["to"]) == (
+        "conv1.weight",
+        [8, 3, 3, 3],
+        {"dtype": "float32", "shape": [8, 4, 3, 3]},
+    )
+    assert (row["how"], row["scale"], row["new"]) == ("in_channels 3 -> 4 tile", "3/4", 0.25)
+    assert done["dropped"] == [{"name": "fc.weight", "dtype": "float32", "shape": [5, 6], "how": "dropped"}]
+    assert json.loads(run("doctor", "--json"))["convweights"] == convweights.__version__
+    differs = json.loads(CliRunner().invoke(app, ["diff", str(source), str(tmp_path / "b.pt"), "--json"]).stdout)
+    assert {tensor["name"] for tensor in differs["different"]} == {"conv1.weight", "fc.weight"}
+    picture = ("show", source, "conv1.weight", "-o", tmp_path / "x.png", "--json")
+    assert json.loads(run(*picture))["drawn"] == [{"file": str(source), "shape": [8, 3, 3, 3]}]
+
+
+def test_diff_exits_with_1_where_files_differ(tmp_path, source):
+    same = save(tmp_path / "same.safetensors", {**network(), LONG: torch.ones(2, 2)})
+    assert run("diff", source, same).endswith("8 tensors, 0 different, 8 the same\n")
+    other = save(tmp_path / "other.pt", {**network(), LONG: torch.ones(2, 2) * 3, "more": torch.ones(1)})
+    result = CliRunner().invoke(app, ["diff", str(source), str(other)])
+    assert result.exit_code == 1
+    assert [re.split(" {2,}", line)[0] for line in result.stdout.splitlines()[2:]] == [LONG, "more"]
+    assert run("diff", source, tmp_path / "none.pt", code=2).startswith("diff: b must be a checkpoint file, got ")
+
+
+def test_show_draws_one_file_or_two(tmp_path, source):
+    run("convert", source, tmp_path / "b.pt", "--in-channels", "conv1=1")
+    for files in ([source], [source, tmp_path / "b.pt"]):
+        picture = tmp_path / f"{len(files)}.png"
+        assert run("show", *files, "conv1.weight", "-o", picture).startswith(f"{picture}: conv1.weight of {source}")
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    for arguments, sentence in (
+        (
+            (source, "conv1.wieght", "-o", "x.png"),
+            f"show: TENSOR must be a tensor of {source}, got 'conv1.wieght'; did ",
+        ),
+        ((source, source, source, "fc.weight", "-o", "x.png"), "show: FILE must be one checkpoint or two, got 3"),
+        ((source, "fc.weight", "-o", "x.jpg"), "show: output must end in .png, got x.jpg"),
+        ((source, "bn.num_batches_tracked", "-o", "x.png"), "show: bn.num_batches_tracked must have a dimension"),
+    ):
+        assert run("show", *arguments, code=2).startswith(sentence)
+
+
 BAD = [
+    (("--select", "conv1=a"), "convert: --select must be NAME=0,2,1, got 'conv1=a'"),
+    (("--groups", "conv1=x"), "convert: --groups must be NAME=G, got 'conv1=x'"),
+    (("--kernel-size", "conv1=3y3"), "convert: --kernel-size must be NAME=N[:how], got 'conv1=3y3'"),
+    (("--kernel-size", "conv1=3:none"), "convert: how in kernel_size of --kernel-size conv1=3:none must be 'error', "),
+    (("--new", "conv1=3"), "convert: --new must be NAME=how, got 'conv1=3'"),
+    (("--deflate", "conv1=sum"), "convert: --deflate must be NAME=how, got 'conv1=sum'"),
+    (("--drop", ""), "convert: --drop must be NAME, got ''"),
     (("--in-channels", "conv1"), "convert: --in-channels must be NAME=VALUE, got 'conv1'"),
     (("--in-channels", "=3"), "convert: --in-channels must be NAME=VALUE, got '=3'"),
     (("--layout", "conv1="), "convert: --layout must be NAME=VALUE, got 'conv1='"),

@@ -1,20 +1,14 @@
 """The demo without a network: its parts on weights that are made up."""
 
-import importlib.util
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from checkpoints import save
+from nets import demo
 
 from convweights.checkpoint import convert
-
-_spec = importlib.util.spec_from_file_location("demo", Path(__file__).parent.parent / "examples" / "demo.py")
-assert _spec is not None
-assert _spec.loader is not None
-demo = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(demo)
 
 
 def networks(seed: int = 0):
@@ -47,7 +41,9 @@ def test_the_whole_demo(tmp_path, capsys):
         assert f"-> {target}" in shown
         assert (tmp_path / target).exists()
     assert shown.count("plan for ") == 5
-    assert shown.count("ok: ") == 3
+    assert shown.count("ok: ") == 4
+    for picture in ("onet-1.png", "onet-4.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
     assert demo.main(tmp_path) == 0, "a second run replaces what the first made"
 
 

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from bits import assert_same_bits
-from nets import R18, R34, ONet, resnet
+from nets import R18, R34, demo, resnet
 from torch import nn
 
 import convweights as cw
@@ -97,7 +97,7 @@ def test_an_rgb_net_and_one_of_other_bands(bands):
 def test_a_wider_onet_computes_the_same(wide):
     """Each channel repeated, and each copy's share taken by those that read it: Net2Net (Chen et al., 2016)."""
     torch.manual_seed(0)
-    narrow, broad = ONet(), ONet(wide)
+    narrow, broad = demo.ONet(), demo.ONet(wide=wide)
     rules = [
         {"match": "*", "out_channels": {"how": "interleave"}},
         {"match": "*", "in_channels": {"how": "interleave", "rescale": "exact"}},
@@ -111,7 +111,7 @@ def test_a_wider_onet_computes_the_same(wide):
 @torch.no_grad()
 def test_a_wider_onet_by_default_begins_with_the_narrow_one():
     torch.manual_seed(0)
-    narrow, broad = ONet(), ONet(1.5)
+    narrow, broad = demo.ONet(), demo.ONet(wide=1.5)
     own = copy.deepcopy(broad.state_dict())
     cw.transfer_model_(broad, narrow)
     assert_same_bits(broad.conv1.weight[:32], narrow.conv1.weight)

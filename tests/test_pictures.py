@@ -20,7 +20,6 @@ RANKS = [(5,), (6, 4), (6, 4, 3), (6, 4, 3, 3), (6, 4, 2, 3, 3), (6, 4, 2, 2, 3,
 @pytest.fixture
 def figures(monkeypatch):
     """What is drawn, as matplotlib's own objects."""
-    pytest.importorskip("matplotlib")
     drawn, make = [], pictures._figure
     monkeypatch.setattr(pictures, "_figure", lambda *arguments: drawn.append(make(*arguments)) or drawn[-1])
     return drawn

@@ -86,6 +86,13 @@ def rows(header: str) -> list[tuple[str, str]]:
     return [re.fullmatch(r"\| `([^`]*)` \|(?:.*\|)? `([^`]*)`[^|]*\|", line).groups() for line in table]
 
 
+def hand_rows() -> list[tuple[str, str]]:
+    """Of each row of the table of what is done by hand: the code by hand, and here."""
+    table = TEXT[TEXT.index("| what | by hand | here |") :].partition("\n\n")[0].splitlines()[2:]
+    return [re.fullmatch(r"\| [^|]* \| `([^`]*)` \| `([^`]*)` \|", line).groups() for line in table]
+
+
+BY_HAND = hand_rows()
 CALLS = rows("| call | meaning |")
 UPDATES = rows("| update | meaning |")
 MAPS = rows("| map | the same")
@@ -128,6 +135,41 @@ def test_updates_do_what_torch_does(device: str, call: str, same: str):
     assert torch.equal(*results)
 
 
+def layers(device: str) -> dict[str, object]:
+    """What the table of what is done by hand writes and reads, the same at each call."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        made = {
+            "conv": torch.nn.Conv2d(8, 6, 3, bias=False),
+            "small": torch.nn.Conv2d(8, 4, 3, bias=False),
+            "large": torch.nn.Conv2d(8, 9, 3, bias=False),
+            "wide": torch.nn.Conv2d(16, 6, 3, bias=False),
+            "narrow": torch.nn.Conv2d(4, 6, 3, bias=False),
+            "five": torch.nn.Conv2d(8, 6, 5, bias=False),
+            "deep": torch.nn.Conv3d(8, 6, (4, 3, 3), bias=False),
+            "model": torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)),
+            "other": torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)),
+            "kernel": torch.randn(3, 3),
+            "value": torch.randn(6, 8, 3, 3),
+            "hwio": torch.randn(3, 3, 8, 6),
+        }
+    return {**made, "cw": cw, "torch": torch, "F": F}
+
+
+@pytest.mark.parametrize(("hand", "here"), BY_HAND, ids=[here for _, here in BY_HAND])
+def test_what_is_done_by_hand(device: str, hand: str, here: str):
+    results, before = [], layers(device)
+    for code in (hand, here):
+        names = layers(device)
+        with torch.device(device), torch.no_grad():
+            exec(code, names)
+        modules = {name: value for name, value in names.items() if isinstance(value, torch.nn.Module)}
+        results.append({(n, k): t for n, module in modules.items() for k, t in module.state_dict().items()})
+    assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
+    start = {(n, k): t for n, m in before.items() if isinstance(m, torch.nn.Module) for k, t in m.state_dict().items()}
+    assert any(not torch.equal(start[key], results[0][key]) for key in start), "the code writes something"
+
+
 @pytest.mark.parametrize(("call", "same"), MAPS, ids=[call for call, _ in MAPS])
 def test_maps_do_what_torch_does(device: str, call: str, same: str):
     n, m = sizes(call)
@@ -140,7 +182,8 @@ def test_maps_do_what_torch_does(device: str, call: str, same: str):
 
 def test_tables_are_complete():
     public = {name for name in vars(cw) if name.endswith("_") and not name.startswith("_")}
-    shown = {re.match(r"cw\.(init\.)?(\w+)", call).group(2) for call, _ in CALLS + UPDATES}
+    here = [(call, hand) for hand, call in BY_HAND]
+    shown = {re.match(r"cw\.(init\.)?(\w+)", call).group(2) for call, _ in CALLS + UPDATES + here}
     assert shown == public | {name for name in cw.init.__all__ if name.endswith("_")}
     assert {re.match(r"cw\.(\w+)", call).group(1) for call, _ in MAPS} == {
         name

@@ -110,7 +110,7 @@ def _size(function: str, flag: str, setting: str, text: str, asked: str) -> dict
     table: dict[str, Any] = {}
     parts = asked.split(":")
     sizes = parts[0].split("x") if setting == "kernel_size" else parts[:1]
-    if all(size.lstrip("-").isdecimal() for size in sizes):
+    if setting not in ("deflate", "new") and all(size.lstrip("-").isdecimal() for size in sizes):
         numbers = [int(size) for size in sizes]
         table["to"] = numbers if len(numbers) > 1 else numbers[0]
         parts = parts[1:]
