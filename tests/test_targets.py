@@ -26,7 +26,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch, error, suffi
         seen.append(sorted(path.name for path in tmp_path.iterdir()))
         raise error("stop")
 
-    monkeypatch.setattr(sys.modules["convweights.checkpoint.convert"], "transfer_", interrupted)
+    monkeypatch.setattr(sys.modules["convweights.checkpoint.convert"], "carry_out", interrupted)
     with pytest.raises(error):
         convert(source, target, dtype="float16", overwrite=True)
     assert any(name.startswith(f".{target.name}.") for name in seen[0]), "the temporary lies beside the target"
