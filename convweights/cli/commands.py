@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import json
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 import convweights
 from convweights import native, pictures
@@ -25,7 +19,6 @@ from convweights.cli.flags import (
     Deflate,
     Drop,
     Dtype,
-    Flags,
     Groups,
     InChannels,
     Inflate,
@@ -42,8 +35,9 @@ from convweights.cli.flags import (
     Select,
     gather,
 )
+from convweights.cli.output import print_json, sentences, show_outcome, show_table
 from convweights.fitting.errors import CheckpointError, sentence
-from convweights.fitting.report import HEADER, Plan, Report, columns, dtype_name, size
+from convweights.fitting.report import dtype_name, size
 
 app = typer.Typer(
     help="Change the weights of neural networks, checkpoint by checkpoint.",
@@ -81,7 +75,7 @@ def _options(
 @app.command()
 def inspect(file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)], as_json: Json = False) -> None:
     """List a checkpoint's tensors: names, shapes, dtypes, sizes."""
-    with _sentences(), open_checkpoint("inspect", "file", file) as checkpoint:
+    with sentences(), open_checkpoint("inspect", "file", file) as checkpoint:
         infos = checkpoint.tensors.values()
         around = checkpoint.around
         beside = {
@@ -95,13 +89,13 @@ def inspect(file: Annotated[Path, typer.Argument(metavar="FILE", show_default=Fa
                 {"name": i.name, "dtype": dtype_name(i.dtype), "shape": list(i.shape), "bytes": i.nbytes} for i in infos
             ]
             found = {"file": str(file), "format": checkpoint.format, "nested": around.nested, "tensors": tensors}
-            _print_json({**found, **{key.replace(" ", "_"): value for key, value in beside.items()}})
+            print_json({**found, **{key.replace(" ", "_"): value for key, value in beside.items()}})
             return
         rows = [(info.name, dtype_name(info.dtype), str(info.shape), size(info.nbytes)) for info in infos]
         total = f"{len(rows)} tensor{'s' * (len(rows) != 1)}, {size(checkpoint.nbytes)}"
         nested = "" if around.nested is None else f", state dict under {around.nested!r}"
         typer.echo(f"{file}: {checkpoint.format}, {total}{nested}")
-        _show(("tensor", "dtype", "shape", "size"), rows)
+        show_table(("tensor", "dtype", "shape", "size"), rows)
         for label, names in (
             ("metadata", [f"{key}={value}" for key, value in around.metadata.items()]),
             ("beside the state dict", around.entries),
@@ -137,7 +131,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show what convert would do, with all its checks. Writes nothing."""
-    with _sentences():
+    with sentences():
         flags = gather(
             "plan",
             rules,
@@ -158,7 +152,7 @@ def plan(
         planned = plan_conversion(
             source, target, rules=flags.rules, like=like, dtype=dtype, strict=not no_strict, overwrite=overwrite
         )
-        _show_outcome(planned, flags, as_json=as_json)
+        show_outcome(planned, flags, as_json=as_json)
 
 
 @app.command()
@@ -187,7 +181,7 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Write SRC, changed as asked, to DST: whole, or not at all. Prints the rules that repeat the flags."""
-    with _sentences():
+    with sentences():
         flags = gather(
             "convert",
             rules,
@@ -220,7 +214,7 @@ def convert(
             remaining += [] if value is None else [flag, str(value)]
         for flag, given in (("--no-strict", no_strict), ("--overwrite", overwrite), ("--no-fsync", no_fsync)):
             remaining += [flag] if given else []
-        _show_outcome(report, flags, flags.as_file(remaining), as_json=as_json)
+        show_outcome(report, flags, flags.as_file(remaining), as_json=as_json)
 
 
 @app.command()
@@ -230,13 +224,13 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Compare two checkpoints, bit by bit. Exit 1 when they differ."""
-    with _sentences():
+    with sentences():
         found = differences.diff(a, b)
     if as_json:
-        _print_json(found.as_dict())
+        print_json(found.as_dict())
     else:
         typer.echo(found.headline())
-        _show(differences.HEADER, [tensor.row() for tensor in found.different])
+        show_table(differences.HEADER, [tensor.row() for tensor in found.different])
     if found.different:
         raise typer.Exit(1)
 
@@ -252,14 +246,14 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Draw a tensor's filters as a labelled grid; of two files before and after. Needs convweights[plots]."""
-    with _sentences():
+    with sentences():
         if len(files) > 2:
             raise ValueError(sentence("show", "FILE", "be one checkpoint or two", f"{len(files)}"))
         drawn = [(label, _tensor(file, tensor)) for label, file in zip(_labels(files), files, strict=True)]
         pictures.draw(output, drawn, name=tensor, filters=filters, channels=channels, start=start)
     if as_json:
         shapes = [{"file": str(f), "shape": list(t.shape)} for f, (_, t) in zip(files, drawn, strict=True)]
-        _print_json({"output": str(output), "tensor": tensor, "drawn": shapes})
+        print_json({"output": str(output), "tensor": tensor, "drawn": shapes})
     else:
         typer.echo(f"{output}: {tensor} of {' and of '.join(map(str, files))}")
 
@@ -268,19 +262,9 @@ def show(
 def doctor(as_json: Json = False) -> None:
     """Print versions, compiled libraries, and which backend serves which device."""
     if as_json:
-        _print_json({label: str(value) for label, value in native.facts().items()})
+        print_json({label: str(value) for label, value in native.facts().items()})
         return
-    _show(("what", "here"), [(label, str(value)) for label, value in native.facts().items()])
-
-
-@contextmanager
-def _sentences() -> Iterator[None]:
-    """A refusal's sentence on stderr, no traceback, exit 2."""
-    try:
-        yield
-    except (CheckpointError, TypeError, ValueError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from error
+    show_table(("what", "here"), [(label, str(value)) for label, value in native.facts().items()])
 
 
 def _labels(files: Sequence[Path]) -> Sequence[str]:
@@ -294,36 +278,3 @@ def _tensor(file: Path, name: str) -> Any:
             remedy = f"did you mean {' or '.join(close)}?" if close else f"convweights inspect {file} lists them"
             raise CheckpointError(sentence("show", "TENSOR", f"be a tensor of {file}", repr(name), remedy), file, name)
         return checkpoint.read(name).clone()
-
-
-def _show_outcome(outcome: Plan | Report, flags: Flags, file: str = "", *, as_json: bool) -> None:
-    if as_json:
-        rules = [rule.as_dict() for rule in flags.rules]
-        _print_json({**outcome.as_dict(), "rules": rules})
-        return
-    typer.echo(outcome.headline())
-    _show(HEADER, outcome.rows())
-    for note in outcome.notes:
-        typer.echo(f"note: {note}")
-    if file:
-        typer.echo(f"\n{file}")
-
-
-def _print_json(content: Any) -> None:
-    typer.echo(json.dumps(content, indent=1, allow_nan=False))
-
-
-def _show(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """A table for people in a terminal; elsewhere aligned text, cut nowhere, for other programs."""
-    if not rows:
-        return
-    if not sys.stdout.isatty():
-        typer.echo(columns([header, *rows]))
-        return
-    table = Table(box=None, pad_edge=False)
-    for title in header:
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        # Text, because names and shapes may hold brackets, which rich would read as markup.
-        table.add_row(*map(Text, row))
-    Console().print(table)

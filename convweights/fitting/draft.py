@@ -15,13 +15,13 @@ from convweights.fitting.errors import sentence
 from convweights.fitting.matching import Asked, collect, collect_new, is_computed
 from convweights.fitting.names import going, pair
 from convweights.fitting.notes import plan_notes
-from convweights.fitting.report import Base, Plan, TensorPlan, describe, dtype_name, renamed_from
+from convweights.fitting.report import Base, Plan, TensorPlan, describe, dtype_name
 from convweights.fitting.rules import Rule
 from convweights.fitting.settings import INIT, Layout, Size
 from convweights.fitting.sizes import Change, Unreachable
 from convweights.fitting.views import Views, align
+from convweights.fitting.words import describe_changes, drawn_as, setting_of, settings_of
 from convweights.ops import check
-from convweights.ops.initializers import Initializer
 from convweights.ops.streams import unwrapped
 
 # Of a normalisation; its bias and running_mean start at 0, as every bias does here.
@@ -88,7 +88,7 @@ class _Drafter:
                 raise self._error(target, name, "be a dense tensor of whole bytes to be zeroed", describe(target))
             return TensorPlan(None, target, base=0.0, reads=False, how="zeros", new=1.0)
         base = self._initial(target, size, None, rule)
-        return TensorPlan(None, target, base=base, reads=False, how=_drawn(str(size.how), base), new=1.0)
+        return TensorPlan(None, target, base=base, reads=False, how=drawn_as(str(size.how), base), new=1.0)
 
     def tensor(self, name: str, info: TensorInfo, asked: Asked, wanted: TensorInfo | None) -> TensorPlan:
         layout: Layout | None = asked.get("layout")
@@ -114,7 +114,7 @@ class _Drafter:
             1.0 if begins else math.prod([change.factor for change in changes]),
             base,
             not begins,
-            self._how(info, target, layout, changes, base, views),
+            describe_changes(info, target, layout, changes, base, views),
             "1" if begins else " x ".join(change.scale for change in changes if change.scale != "1") or "1",
             1.0 if begins else 1.0 - math.prod([change.own for change in changes]) if target.nbytes else 0.0,
             views.out_channels({change.role: change.m for change in changes}),
@@ -155,7 +155,7 @@ class _Drafter:
     def _changes(self, info: TensorInfo, asked: Asked, views: Views, wanted: TensorInfo | None) -> list[Change]:
         changes = []
         for role, n, m in views.pairs():
-            setting = _setting(role, views)
+            setting = setting_of(role, views)
             size: Size | None = asked.get(setting)
             try:
                 change = self._change(role, setting, size, n, m, views)
@@ -179,7 +179,7 @@ class _Drafter:
             size = None
         to = None if size is None else size.to
         if isinstance(to, tuple):
-            extents = [r for r in views.roles if r in KERNEL and _setting(r, views) == setting]
+            extents = [r for r in views.roles if r in KERNEL and setting_of(r, views) == setting]
             if len(to) != len(extents):
                 raise Unreachable(f"hold a size for each of {', '.join(extents)}", "x".join(map(str, to)))
             to = to[extents.index(role)]
@@ -224,7 +224,7 @@ class _Drafter:
         """What is new channels' own, or the whole weight's where its kernel begins anew."""
         bases: dict[Base, str] = {}
         for change in begins[:1] or [change for change in changes if change.map is None]:
-            setting = "kernel_size" if begins else _settings_of(change.role)
+            setting = "kernel_size" if begins else settings_of(change.role)
             size, rule = asked.get(setting) or Size(), asked.rule(setting)
             if change.how == "keep":
                 bases.setdefault("keep", "keep")
@@ -286,59 +286,8 @@ class _Drafter:
             remedy = "copies with rescale none are possible"
             raise self._error(info, info.name, rule, dtype_name(info.dtype), remedy)
 
-    def _how(
-        self,
-        info: TensorInfo,
-        target: TensorInfo,
-        layout: Layout | None,
-        changes: Sequence[Change],
-        base: Base,
-        views: Views,
-    ) -> str:
-        words = [renamed_from(info, target), f"layout {layout}" if layout else ""]
-        kernels = [change for change in changes if _setting(change.role, views) == "kernel_size"]
-        for change in changes:
-            if change in kernels[1:]:
-                continue
-            drawn = base if change.how in INIT else None
-            how = change.how if drawn is None else _drawn(change.how, drawn)
-            within = f" in each of {views.groups} groups" if views.groups > 1 and change.role in (OUT, IN) else ""
-            role, before, after = change.role, str(change.n), str(change.m)
-            if change in kernels:
-                role, extents = "kernel_size", [r for r in views.roles if _setting(r, views) == "kernel_size"]
-                sides = (views.sizes_by_role(), views.sizes_by_role() | {c.role: c.m for c in kernels})
-                before, after = ("x".join(str(side[extent]) for extent in extents) for side in sides)
-            words.append(f"{role} {before} -> {after}{within} {how}")
-        if not changes and len(info.shape) != len(target.shape):
-            words.append(f"shape {info.shape} -> {target.shape}")
-        if target.dtype != info.dtype:
-            words.append(f"cast to {dtype_name(target.dtype)}")
-        return ", ".join(filter(None, words))
-
     def _error(
         self, info: TensorInfo, argument: str, rule: str, got: Any, remedy: str = "", source: Rule | None = None
     ) -> Exception:
         where = f" in {self.source.label}" + (f" by {source.origin}" if source is not None and source.origin else "")
         return self.source.error(sentence(self.function, argument, rule, f"{got}{where}", remedy), info.name)
-
-
-def _setting(role: str, views: Views) -> str:
-    """The field of a rule that is about a dimension."""
-    if role == DEPTH and views.inflates:
-        return "inflate"
-    if role == DEPTH and views.deflates:
-        return "deflate"
-    return _settings_of(role)
-
-
-def _settings_of(role: str) -> str:
-    if role in KERNEL:
-        return "kernel_size"
-    return OUT if role == GROUPS else role
-
-
-def _drawn(how: str, base: Base) -> str:
-    """An initialiser in words: what came of it for this tensor."""
-    if isinstance(base, Initializer):
-        return f"{how} seed {base.seed}"
-    return "ones" if base else "zeros"
