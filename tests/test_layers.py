@@ -482,6 +482,16 @@ ADAPT = [
     (nn.Conv2d(3, 8, 3), {"kernel_size": (3, 3, 3)}, "kernel_size must be an int or 2 of them, got (3, 3, 3)"),
     (nn.Conv2d(3, 8, 3), {"kernel_size": 0}, "kernel_size must be at least 1, got 0"),
     (nn.Conv2d(3, 8, 3), {"kernel": "error"}, "kernel must be 'center' or 'resize' or 'init', got 'error'"),
+    (
+        nn.Conv2d(3, 8, 3),
+        {"in_channels": "zeros"},
+        "in_channels must say how many there are to be, got zeros; such as {",
+    ),
+    (
+        nn.Conv2d(3, 8, 3),
+        {"padding": "full"},
+        "layer must be one that torch can make of these sizes, got Conv2d (Invalid",
+    ),
     (nn.Conv2d(3, 8, 3), {"in_channels": 0}, "in_channels must be at least 1, got 0"),
     (
         nn.LSTM(3, 8),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Mapping
+from os import PathLike
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from convweights.checkpoint.contents import Checkpoint
 from convweights.checkpoint.formats import open_checkpoint
 from convweights.fitting.contents import Contents
 from convweights.fitting.draft import draft
+from convweights.fitting.errors import sentence
 from convweights.fitting.modules import State, contents_of
 from convweights.fitting.report import Plan
 from convweights.fitting.rules import PathOrText, Rule, Rules, load_rules
@@ -85,6 +87,9 @@ def open_inputs(
 def _open(function: str, stack: contextlib.ExitStack, argument: str, value: Source) -> Contents:
     if isinstance(value, (torch.nn.Module, Mapping)):
         return contents_of(function, argument, value)
+    if not isinstance(value, (str, PathLike)):
+        got = f"{value!r}"
+        raise TypeError(sentence(function, argument, "be a path, a module or a dict of tensors", got))
     return stack.enter_context(open_checkpoint(function, argument, value))
 
 

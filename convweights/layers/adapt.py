@@ -85,6 +85,11 @@ def adapt_layer(
     asked = {
         role: Size() if value is None else parse_size(function, role, role, value) for role, value in given.items()
     }
+    for role, size in asked.items():
+        if given[role] is not None and size.to is None:
+            raise ValueError(
+                sentence(function, role, "say how many there are to be", given[role], "such as {'to': 4, ...}")
+            )
     arguments = _arguments(layer)
     _resize(function, layer, arguments, asked)
     _rekernel(function, layer, arguments, kernel_size, padding)
@@ -96,7 +101,11 @@ def adapt_layer(
         "strided",
     ):
         asked["in_channels"] = Size(asked["in_channels"].to, asked["in_channels"].how, rescale)
-    new = type(layer)(**arguments, device="meta").to_empty(device=_device(layer))
+    try:
+        new = type(layer)(**arguments, device="meta").to_empty(device=_device(layer))
+    except (ValueError, RuntimeError, TypeError) as error:
+        got = f"{type(layer).__name__} ({' '.join(str(error).split())})"
+        raise ValueError(sentence(function, "layer", "be one that torch can make of these sizes", got)) from None
     target = contents_of(function, "target", new)
     begin_kernel = begin or Size(how="init", arguments=(("seed", seed),))
     sizes = {
@@ -127,7 +136,8 @@ def _arguments(layer: nn.Module) -> dict[str, Any]:
     if "bias" in names:
         arguments["bias"] = getattr(layer, "bias", None) is not None
     parameter = next(iter([*layer.parameters(recurse=False), *layer.buffers(recurse=False)]), None)
-    return {**arguments, "dtype": None if parameter is None or not parameter.is_floating_point() else parameter.dtype}
+    made = parameter is not None and (parameter.is_floating_point() or parameter.is_complex())
+    return {**arguments, "dtype": parameter.dtype if parameter is not None and made else None}
 
 
 def _device(layer: nn.Module) -> torch.device:
