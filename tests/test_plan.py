@@ -67,6 +67,14 @@ def test_the_same_size_is_no_change(source):
     assert (result.changed, result.unchanged) == ((), 7)
 
 
+def test_a_template_may_be_empty_where_the_source_is_not():
+    result = plan({"w": torch.ones(4, 2)}, like={"w": torch.ones(0, 1)})
+    assert [(tensor.how, tensor.scale, tensor.new) for tensor in result.changed] == [
+        ("out_channels 4 -> 0 truncate, in_channels 2 -> 1 blocks", "sum", 0.0)
+    ]
+    assert plan({"w": torch.ones(4, 2)}, like={"w": torch.ones(4, 0)}).changed[0].how == "in_channels 2 -> 0 blocks"
+
+
 def test_a_layer_is_weight_and_bias(source):
     result = plan(source, rules=[{"match": "conv1", "out_channels": 4, "in_channels": 1}])
     assert [(tensor.name, tensor.target.shape) for tensor in result.changed] == [

@@ -49,7 +49,7 @@ class Change:
     @property
     def own(self) -> float:
         """The share of target positions that are the first, or only, ones to show their source's values."""
-        if isinstance(self.map, Resize):
+        if isinstance(self.map, Resize) or self.m == 0:
             return 1.0
         if isinstance(self.map, Select):
             return len({index % self.n for index in self.map.index}) / self.m
@@ -61,7 +61,7 @@ class Change:
         if self.map is None:
             return "1" if self.factor == 1.0 else f"{self.n}/{self.m}"
         rescale = self.map.rescaling
-        if isinstance(self.map, Resize):
+        if isinstance(self.map, Resize) or self.m == 0:
             return "1"
         if self.map.averages:
             if rescale == "exact" or (rescale == "uniform" and self.n % self.m == 0):
