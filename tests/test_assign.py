@@ -133,6 +133,7 @@ REFUSED = [
     (1.0, slice(None, None, -1), ValueError, "index must lie in parameter, got slice(None, None, -1) for shape"),
     (1.0, [0, 1], TypeError, "index must be made of integers, slices and ..., got [0, 1]"),
     (1.0, (True, 0), TypeError, "index must be made of integers, slices and ..., got True"),
+    (1.0, np.array([0, 1]), TypeError, "index must be made of integers, slices and ..., got array([0, 1])"),
     (1.0, torch.tensor([0]), TypeError, "index must be made of integers, slices and ..., got tensor([0])"),
     (
         torch.eye(3).to_sparse(),
@@ -150,6 +151,39 @@ def test_what_is_refused(value, index, error, message):
         cw.assign_(parameter, value, index)
     assert "\n" not in str(caught.value)
     assert torch.equal(parameter, weight())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        (torch.uint8, torch.tensor([-1], dtype=torch.int8)),
+        (torch.int8, torch.tensor([255], dtype=torch.uint8)),
+        (torch.int64, torch.tensor([2**63], dtype=torch.uint64)),
+        (torch.uint64, torch.tensor([-1])),
+    ],
+)
+def test_integers_do_not_wrap(dtype, value):
+    target = torch.zeros(1, dtype=dtype)
+    with pytest.raises(TypeError, match=r"would be rounded; pass cast=True to round them$"):
+        cw.assign_(target, value)
+    assert target.tolist() == [0]
+
+
+def test_numbers_that_fit_and_numbers_that_do_not():
+    assert cw.assign_(torch.zeros(1), 10**30).item() == np.float32(1e30)
+    assert cw.assign_(torch.zeros(1, dtype=torch.float8_e4m3fn), 1.5).float().item() == 1.5
+    for dtype, value in ((torch.complex64, complex(1e300, 0)), (torch.float32, 10**400), (torch.int8, 10**30)):
+        with pytest.raises(ValueError, match=r"^assign_: value must be one that \w+ can hold, got "):
+            cw.assign_(torch.zeros(1, dtype=dtype), value)
+
+
+def test_arrays_of_other_kinds():
+    assert cw.assign_(torch.zeros(2), np.array([1, 2], dtype=">f4")).tolist() == [1, 2]
+    assert cw.assign_(torch.zeros(2), np.array([1.0, 2.0], "f4")[::-1]).tolist() == [2, 1]
+    with pytest.raises(
+        TypeError, match=r"value must have numbers everywhere, got a masked array; fill it with value.fi"
+    ):
+        cw.assign_(torch.zeros(2), np.ma.array([1.0, 2.0], mask=[True, False]))
 
 
 def test_a_transposed_weight_is_named():

@@ -377,7 +377,13 @@ REFUSED = [
         {},
         "target must be initialised, got the lazy weight of LazyConv2d; run th",
     ),
-    (nn.Linear(2, 2), nn.Linear(2, 2).to("meta"), {}, "weight of source must hold data, got a meta tensor"),
+    (
+        nn.BatchNorm2d(3),
+        nn.BatchNorm2d(3),
+        {"in_channels": [2, 1, 0]},
+        "in_channels must be left out for a layer that has",
+    ),
+    (nn.Linear(2, 2), nn.Linear(2, 2).to("meta"), {}, "weight of source Linear must hold data, got a meta tensor"),
 ]
 
 
@@ -391,6 +397,56 @@ def test_what_is_refused_changes_nothing(target, source, more, message):
     if before is not None:
         for name, tensor in target.state_dict().items():
             assert_same_bits(tensor, before[name])
+
+
+def test_layers_of_which_there_is_no_weight():
+    """What is asked holds for all that a layer has, on either side."""
+    source = nn.BatchNorm2d(3, affine=False)
+    source.running_mean.copy_(torch.tensor([1.0, 2, 3]))
+    target = nn.BatchNorm2d(3, affine=False)
+    cw.transfer_layer_(target, source, out_channels=[2, 1, 0])
+    assert target.running_mean.tolist() == [3, 2, 1]
+    assert cw.adapt_layer(source, out_channels={"select": [2, 1]}).running_mean.tolist() == [3, 2]
+    assert cw.adapt_layer(source, out_channels={"to": 4, "how": "tile"}).running_mean.tolist() == [1, 2, 3, 1]
+    words = nn.Embedding(3, 2)
+    cw.transfer_layer_(words, table := nn.Embedding(3, 2), out_channels=[2, 1, 0])
+    assert torch.equal(words.weight, table.weight.flip(0))
+
+
+def test_a_linear_layer_in_the_middle_of_a_3d_kernel():
+    conv, linear = nn.Conv3d(3, 4, 3), nn.Linear(3, 4)
+    cw.transfer_layer_(conv, linear, depth="center", kernel="center")
+    assert torch.equal(conv.weight[:, :, 1, 1, 1], linear.weight)
+    assert conv.weight.count_nonzero() == linear.weight.numel()
+
+
+@pytest.mark.parametrize("role", ["in_channels", "out_channels"])
+def test_adapt_selects_channels_of_a_depthwise_layer(role):
+    layer = nn.Conv2d(4, 4, 1, groups=4)
+    for index in ([-1], [2], [3, 2, 1, 0], [0, 0, 1, 1, 2, 2]):
+        new = cw.adapt_layer(layer, **{role: {"select": index}})
+        assert torch.equal(new.weight, layer.weight[index])
+        assert torch.equal(new.bias, layer.bias[index])
+    assert cw.adapt_layer(layer, **{role: {"to": 8, "how": "tile"}}).weight[4:].equal(layer.weight)
+
+
+def test_adapt_keeps_several_dtypes():
+    layer = nn.Conv2d(3, 4, 3, dtype=torch.bfloat16)
+    layer.bias = nn.Parameter(torch.full((4,), 1.001))
+    new = cw.adapt_layer(layer, in_channels=1)
+    assert (new.weight.dtype, new.bias.dtype, new.bias[0].item()) == (
+        torch.bfloat16,
+        torch.float32,
+        layer.bias[0].item(),
+    )
+
+
+def test_sums_that_overflow_are_said():
+    source = nn.Conv2d(3, 1, 1, dtype=torch.float16)
+    cw.assign_(source.weight, 60000)
+    assert cw.transfer_layer_(nn.Conv2d(1, 1, 1, dtype=torch.float16), source).notes == (
+        "finite values became infinite in the cast of weight",
+    )
 
 
 def test_a_layer_is_not_written_into_itself():
@@ -490,8 +546,24 @@ ADAPT = [
     (
         nn.Conv2d(3, 8, 3),
         {"padding": "full"},
-        "layer must be one that torch can make of these sizes, got Conv2d (Invalid",
+        "padding must be 'same' or 'valid', got 'full'",
     ),
+    (nn.Conv2d(3, 8, 3), {"padding": (1,)}, "padding must be an int or 2 of them, got (1,)"),
+    (nn.Conv2d(3, 8, 3), {"padding": 1.5}, "padding must be an int, got 1.5"),
+    (nn.Conv2d(3, 8, 3), {"padding": -1}, "padding must be at least 0, got -1"),
+    (nn.ConvTranspose2d(3, 8, 3), {"padding": "same"}, "padding must be an int or 2 of them, got 'same'"),
+    (
+        nn.Conv2d(3, 8, 3, padding="same"),
+        {"kernel_size": 4},
+        "padding must be given where 'same' would shift the output",
+    ),
+    (
+        nn.Conv2d(3, 8, 3, stride=2),
+        {"padding": "same"},
+        "layer must be one that torch can make of these sizes, got Conv2d",
+    ),
+    (nn.Conv2d(3, 8, 3), {"init": []}, "init must be 'normal' or"),
+    (nn.Conv2d(3, 8, 3), {"init": {"how": [1]}}, "init must be 'normal' or"),
     (nn.Conv2d(3, 8, 3), {"in_channels": 0}, "in_channels must be at least 1, got 0"),
     (
         nn.LSTM(3, 8),

@@ -155,7 +155,9 @@ def test_plans_on_the_meta_device():
     real = resnet((1,), inputs=13)
     expected = cw.plan(source, like=real)
     before = copy.deepcopy(real.state_dict())
-    with pytest.raises(ValueError, match=r"^transfer_model_: conv1.weight of source must hold data, got a meta tensor"):
+    with pytest.raises(
+        ValueError, match=r"^transfer_model_: conv1.weight of source ResNet must hold data, got a meta tensor"
+    ):
         cw.transfer_model_(real, source)
     for name, tensor in real.state_dict().items():
         assert_same_bits(tensor, before[name])
@@ -176,10 +178,85 @@ def test_tied_weights_are_one():
     cw.transfer_model_(target, {"embed.weight": value + 1, "head.weight": value + 1})
     assert torch.equal(target.head.weight, value + 1)
     with pytest.raises(
-        ValueError, match=r"^transfer_model_: head.weight of source must be equal to embed.weight, because"
+        ValueError, match=r"^transfer_model_: head.weight of target Tied must be fitted as embed.weight is, with equal"
     ):
         cw.transfer_model_(target, {"embed.weight": value, "head.weight": -value})
     assert torch.equal(target.head.weight, value + 1)
+
+
+def test_tied_weights_are_asked_for_alike():
+    source, target = Tied(), Tied()
+    for rules in (
+        [{"match": "embed.weight", "in_channels": {"select": [3, 2, 1, 0]}}],
+        [{"match": "embed.weight", "new": "zeros"}],
+        [{"match": "embed", "new": {"how": "normal"}}, {"match": "head", "new": "zeros"}],
+    ):
+        with pytest.raises(ValueError, match=r"because the two are one tensor, got .*; ask for both alike$"):
+            cw.transfer_model_(target, source, rules=rules)
+    cw.transfer_model_(target, source, rules=[{"match": "*", "in_channels": {"select": [3, 2, 1, 0]}}])
+    assert torch.equal(target.embed.weight, source.embed.weight.flip(1))
+    target.head.weight = nn.Parameter(target.embed.weight.data)
+    with pytest.raises(ValueError, match="because the two are one tensor"):
+        cw.transfer_model_(target, {"embed.weight": torch.ones(6, 4), "head.weight": torch.zeros(6, 4)})
+    target.head.weight = nn.Parameter(target.embed.weight.data.view(4, 6)[:3])
+    with pytest.raises(ValueError, match=r"head.weight of target Tied must not share memory with embed.weight"):
+        cw.transfer_model_(target, {"embed.weight": torch.ones(6, 4), "head.weight": torch.zeros(3, 6)})
+
+
+def test_what_is_written_is_not_read_under_another_name():
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    first, second = net[0].weight.clone(), net[1].weight.clone()
+    swapped = {"0.weight": net[1].weight.detach(), "1.weight": net[0].weight.detach()}
+    with pytest.raises(
+        ValueError, match=r"must not share memory with .* of target Sequential, got views of one storage"
+    ):
+        cw.transfer_model_(net, swapped)
+    assert torch.equal(net[0].weight, first)
+    cw.transfer_model_(net, {name: tensor.clone() for name, tensor in swapped.items()})
+    assert torch.equal(net[0].weight, second)
+
+
+@pytest.mark.parametrize(("channels", "multiplier"), [(4, 1), (12, 1), (4, 2), (12, 2)])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_module_and_its_state_dict_give_the_same(kind, channels, multiplier):
+    """Of a depthwise layer, too, of whose groups a state dict does not tell."""
+    source = kind(8, 8 * multiplier, 3, groups=8)
+    targets = [kind(channels, channels * multiplier, 3, groups=channels) for _ in range(2)]
+    targets[1].load_state_dict(targets[0].state_dict())
+    by_module = cw.transfer_model_(targets[0], source)
+    by_dict = cw.transfer_model_(targets[1], source.state_dict())
+    assert [tensor.how for tensor in by_module.changed] == [tensor.how for tensor in by_dict.changed]
+    for name, tensor in targets[0].state_dict().items():
+        assert_same_bits(tensor, targets[1].state_dict()[name])
+    assert_same_bits(targets[0].weight[: min(8, channels)], source.weight[: min(8, channels)])
+
+
+def test_a_norm_behind_a_grouped_layer_follows_where_a_rule_says_so():
+    source = nn.Sequential(nn.Conv2d(8, 8, 1, groups=2), nn.BatchNorm2d(8))
+    source[1].running_mean.copy_(torch.arange(8.0))
+    target = nn.Sequential(nn.Conv2d(8, 4, 1, groups=2), nn.BatchNorm2d(4))
+    note = (
+        "output channels are fitted inside groups; a layer behind them whose own channels are to follow needs a rule "
+    )
+    assert cw.transfer_model_(target, source).notes == (note + "with the same groups: 0.weight",)
+    assert target[1].running_mean.tolist() == [0, 1, 2, 3]
+    cw.transfer_model_(target, source, rules=[{"match": "1", "groups": 2}])
+    assert target[1].running_mean.tolist() == [0, 1, 4, 5]
+
+
+def test_a_late_initialiser_or_buffer_refuses_before_anything_is_written():
+    source, target = (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)) for _ in range(2))
+    before = copy.deepcopy(target.state_dict())
+    with pytest.raises(ValueError, match=r"mean and std for 1\.weight must be finite in float32"):
+        cw.transfer_model_(target, source, rules=[{"match": "1.weight", "new": {"how": "normal", "std": 1e300}}])
+    for net in (source, target):
+        net.register_buffer("deep", torch.zeros([1] * 9))
+    with pytest.raises(
+        ValueError, match="deep of target Sequential must have at most 8 dimensions to be written, got 9"
+    ):
+        cw.transfer_model_(target, source)
+    for name, tensor in before.items():
+        assert_same_bits(target.state_dict()[name], tensor)
 
 
 class Odd(nn.Module):
@@ -237,7 +314,7 @@ def test_a_refusal_late_in_the_model_has_written_nothing():
         cw.transfer_model_(target, source)
     with torch.inference_mode():
         target[1] = nn.Conv2d(2, 2, 5)
-    with pytest.raises(ValueError, match=r"1\.weight of target must not be an inference tensor"):
+    with pytest.raises(ValueError, match=r"1\.weight of target Sequential must not be an inference tensor"):
         cw.transfer_model_(target, source)
     assert_same_bits(target[0].weight.detach(), before["0.weight"])
 

@@ -153,6 +153,27 @@ BAD = [
         [{"match": "conv1", "layout": "OIHX->OIXH"}],
         "layout of rules[0] must hold the same letters of OIDHW, each once, on",
     ),
+    (
+        [{"match": "re:(fc)|(x)\\.weight|(.*)", "rename": "\\1"}],
+        "rename of rules[0] must give a name, got none for conv1.we",
+    ),
+    (
+        [{"match": "*", "rename": "re:zzz -> a"}],
+        "rename of rules[0] (match '*') must fit the whole name of a tensor that i",
+    ),
+    (
+        [{"match": "fc", "new": "zeros"}, {"match": "fc", "in_channels": 9}],
+        "rules must ask for nothing else of fc.weight, wh",
+    ),
+    (
+        [{"match": "fc", "new": {"how": "normal", "std": 1e300}}],
+        "mean and std for fc.weight must be finite in float32, go",
+    ),
+    (
+        [{"match": "fc", "in_channels": {"select": [10**20]}}],
+        "select in in_channels of rules[0] must hold numbers of 64 ",
+    ),
+    ([{"match": "fc", "in_channels": 10**20}], "in_channels of rules[0] must be below 2^63, got 100000000000000000000"),
     ([{"match": "*", "drop": True}], "rules must leave a tensor to be written, got all 7 of "),
     ([{"match": "nothing.*", "only": True}], "match of rules[0] must name a tensor or a layer of "),
 ]
@@ -276,3 +297,50 @@ def test_a_module_decides_for_a_file(tmp_path):
     source = save(tmp_path / "a.pt", torch.nn.Conv2d(4, 6, 3, groups=2).state_dict())
     convert(source, tmp_path / "b.pt", like=torch.nn.Conv2d(4, 4, 3, groups=2))
     assert_same_bits(load(tmp_path / "b.pt")["weight"], load(source)["weight"][[0, 1, 3, 4]])
+
+
+def test_a_circle_of_which_one_is_dropped_is_none(source):
+    rules = [
+        {"match": "conv1.weight", "rename": "conv2.weight"},
+        {"match": "conv2.weight", "rename": "conv1.weight"},
+        {"match": "conv2.weight", "drop": True},
+    ]
+    with_drop = [rules[0], rules[1] | {"match": "conv2.weight"}, rules[2]]
+    assert names(source, *with_drop)["conv1.weight"] == "conv2.weight"
+
+
+def test_a_name_that_is_taken_by_what_is_no_tensor(tmp_path):
+    source = save(tmp_path / "a.pt", {"w": torch.ones(2), "x": torch.ones(1), "step": 5})
+    rules = [{"match": "w", "rename": "step"}]
+    with pytest.raises(
+        CheckpointError, match=r"^convert: tensors must have names that nothing else in .* has, got step, wh"
+    ):
+        convert(source, tmp_path / "b.pt", rules=rules)
+    convert(source, tmp_path / "b.safetensors", rules=rules)
+
+
+def test_slices_of_one_storage_are_not_one_tensor(tmp_path):
+    both = torch.arange(8.0).view(4, 2)
+    like = save(tmp_path / "like.pt", {"q": both[:2], "k": both[2:]})
+    source = save(tmp_path / "a.pt", {"q": torch.ones(2, 2)})
+    with pytest.raises(CheckpointError, match=r"must have a tensor for each of .*like\.pt, got none for k"):
+        convert(source, tmp_path / "b.pt", like=like)
+    convert(source, tmp_path / "b.pt", like=like, strict=False)
+    assert load(tmp_path / "b.pt")["k"].tolist() == [[4, 5], [6, 7]]
+
+
+def test_a_template_without_values_has_none_to_keep(tmp_path):
+    source = save(tmp_path / "a.pt", {"w": torch.ones(2, 2)})
+    with pytest.raises(
+        CheckpointError, match=r"^convert: like must have values to keep, got w on the meta device in like"
+    ):
+        convert(source, tmp_path / "b.pt", like={"w": torch.zeros(4, 2, device="meta")})
+    convert(source, tmp_path / "b.pt", like={"w": torch.zeros(2, 4, device="meta")})
+    assert load(tmp_path / "b.pt")["w"].shape == (2, 4)
+
+
+def test_a_kept_slice_is_written_alone(tmp_path):
+    source = save(tmp_path / "a.pt", {"w": torch.ones(2, 2)})
+    like = {"w": torch.ones(2, 2), "s": torch.zeros(1_000_000)[:2]}
+    convert(source, tmp_path / "b.pt", like=like, strict=False)
+    assert (tmp_path / "b.pt").stat().st_size < 10_000

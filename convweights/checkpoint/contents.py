@@ -46,7 +46,7 @@ class Checkpoint(Contents):
         return str(self.path)
 
     @property
-    def ties(self) -> tuple[tuple[str, ...], ...]:
+    def shared(self) -> tuple[tuple[str, ...], ...]:
         return self.around.ties
 
     def error(self, message: str, tensor: str | None = None) -> Exception:

@@ -15,7 +15,7 @@ from convweights.checkpoint.replace import check_target, replacing
 from convweights.checkpoint.safetensors_file import write_safetensors
 from convweights.checkpoint.target_notes import target_notes
 from convweights.checkpoint.torch_file import write_torch
-from convweights.fitting.carry_out import carry_out
+from convweights.fitting.carry_out import carry_out, overflows
 from convweights.fitting.contents import Contents
 from convweights.fitting.errors import CheckpointError, sentence
 from convweights.fitting.report import Plan, Report, TensorPlan
@@ -115,6 +115,10 @@ def _planned(
     inputs = open_inputs(function, stack, source, rules, like, dtype)
     assert isinstance(inputs.source, Checkpoint)
     planned = draft_of(function, inputs, strict=strict)
+    for tensor in planned.tensors:
+        if tensor.base == "keep" and inputs.template is not None and inputs.template.read(tensor.name).is_meta:
+            must, got = "have values to keep", f"{tensor.name} on the meta device in {inputs.template.label}"
+            raise CheckpointError(sentence(function, "like", must, got), inputs.source.path, tensor.name)
     notes = planned.notes + target_notes(function, planned.tensors, inputs.source, target)
     return dataclasses.replace(planned, notes=notes), inputs.source, inputs
 
@@ -148,7 +152,8 @@ def _make(planned: TensorPlan, source: Checkpoint, template: Contents | None) ->
         return values, False
     own = template.read(planned.name).to("cpu") if template is not None and planned.base == "keep" else None
     if own is not None and not planned.reads:
-        return own, False
+        # A slice would take the whole that it is of along into a file of torch.save.
+        return own.clone() if own.untyped_storage().nbytes() > own.nbytes else own, False
     try:
         weight = torch.empty(planned.target.shape, dtype=planned.target.dtype)
     except (RuntimeError, MemoryError, OverflowError, TypeError):
@@ -157,5 +162,4 @@ def _make(planned: TensorPlan, source: Checkpoint, template: Contents | None) ->
     carry_out("convert", planned, weight, values, own)
     if planned.source is None or values is None or not planned.reads:
         return weight, False
-    narrowed = planned.source.dtype != planned.target.dtype
-    return weight, narrowed and bool(weight.isinf().any()) and not bool(values.isinf().any())
+    return weight, overflows(planned, weight, values)

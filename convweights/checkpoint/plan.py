@@ -55,6 +55,8 @@ def plan(
     >>> cw.plan(rgb, like=gray).changed[0].how
     'in_channels 3 -> 1 blocks'
     """
+    if not isinstance(strict, bool):
+        raise TypeError(sentence("plan", "strict", "be True or False", repr(strict)))
     with contextlib.ExitStack() as stack:
         inputs = open_inputs("plan", stack, source, rules, like, dtype)
         return draft_of("plan", inputs, strict=strict)

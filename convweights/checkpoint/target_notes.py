@@ -8,6 +8,7 @@ from pathlib import Path
 from convweights.checkpoint.contents import Checkpoint
 from convweights.checkpoint.formats import target_format
 from convweights.checkpoint.safetensors_file import check_storable
+from convweights.fitting.errors import CheckpointError, sentence
 from convweights.fitting.report import TensorPlan
 
 
@@ -15,6 +16,10 @@ def target_notes(function: str, tensors: Sequence[TensorPlan], source: Checkpoin
     """The notes that hold for a target of this name."""
     around = source.around
     if target_format(function, target) == "pt":
+        taken = next((tensor.name for tensor in tensors if tensor.name in around.inside), None)
+        if taken is not None:
+            must, got = f"have names that nothing else in {source.path} has", f"{taken}, which is no tensor there"
+            raise CheckpointError(sentence(function, "tensors", must, got), source.path, taken)
         left = ", ".join(around.metadata)
         return (f"metadata of the source was left out, .pt files have none: {left}",) if left else ()
     check_storable(function, target, (tensor.target for tensor in tensors))

@@ -16,6 +16,7 @@ import torch
 from convweights.checkpoint.contents import Checkpoint, TensorInfo
 from convweights.checkpoint.state_dict import find_state, is_named_tensor
 from convweights.fitting.errors import CheckpointError, sentence
+from convweights.fitting.modules import place_of
 from convweights.fitting.report import Plan
 
 
@@ -34,6 +35,16 @@ class TorchFile(Checkpoint):
     def read(self, name: str) -> torch.Tensor:
         tensor: torch.Tensor = self._state[name]
         return tensor.detach()
+
+    @property
+    def ties(self) -> tuple[tuple[str, ...], ...]:
+        found = []
+        for names in self.around.ties:
+            places: dict[object, list[str]] = {}
+            for name in names:
+                places.setdefault(place_of(self._state[name]), []).append(name)
+            found += [tuple(same) for same in places.values() if len(same) > 1]
+        return tuple(found)
 
     def close(self) -> None:
         self._state = None

@@ -223,14 +223,14 @@ def diff(
     b: Annotated[Path, typer.Argument(metavar="B", show_default=False)],
     as_json: Json = False,
 ) -> None:
-    """Compare two checkpoints, bit by bit. Exit 1 when they differ."""
+    """Compare two checkpoints, bit by bit. Exit 1 when they differ, or hold what cannot be compared."""
     with sentences():
         found = differences.diff(a, b)
-    if as_json:
-        print_json(found.as_dict())
-    else:
-        typer.echo(found.headline())
-        show_table(differences.HEADER, [tensor.row() for tensor in found.different])
+        if as_json:
+            print_json(found.as_dict())
+        else:
+            typer.echo(found.headline())
+            show_table(differences.HEADER, [tensor.row() for tensor in found.different])
     if found.different:
         raise typer.Exit(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from convweights.fitting.errors import sentence
 from convweights.fitting.rules import Rule, load_rules, parse_rule
 from convweights.fitting.settings import HOWS, INIT, INITIALISED
 from convweights.ops.initializers import INITIALIZERS
+
+# Of as many digits as fit into 64 bits.
+_INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
 
 
 def _many(flag: str, metavar: str, help: str) -> Any:
@@ -98,7 +102,7 @@ def _value(function: str, flag: str, setting: str, text: str) -> tuple[str, Any]
 
 
 def _integers(function: str, flag: str, text: str, parts: Sequence[str], form: str) -> list[int]:
-    if not all(part.strip().lstrip("-").isdecimal() for part in parts):
+    if not all(_INTEGER.fullmatch(part.strip()) for part in parts):
         raise ValueError(sentence(function, flag, f"be {form}", repr(text)))
     return [int(part) for part in parts]
 
@@ -110,7 +114,7 @@ def _size(function: str, flag: str, setting: str, text: str, asked: str) -> dict
     table: dict[str, Any] = {}
     parts = asked.split(":")
     sizes = parts[0].split("x") if setting == "kernel_size" else parts[:1]
-    if setting not in ("deflate", "new") and all(size.lstrip("-").isdecimal() for size in sizes):
+    if setting not in ("deflate", "new") and all(map(_INTEGER.fullmatch, sizes)):
         numbers = [int(size) for size in sizes]
         table["to"] = numbers if len(numbers) > 1 else numbers[0]
         parts = parts[1:]

@@ -15,11 +15,13 @@ class Axes:
     """The roles of a tensor's dimensions in order; ``groups`` is how many blocks of channels make up the first.
 
     A convolution has ``(out_channels, in_channels, height, width)``, a transposed one in_channels first. Of a grouped
-    one the first dimension is groups times channels of a group, the second the other channels of one group.
+    one the first dimension is groups times channels of a group, the second the other channels of one group. In a
+    ``depthwise`` layer every input channel is a group of its own.
     """
 
     roles: tuple[str, ...]
     groups: int = 1
+    depthwise: bool = False
 
     def of_rank(self, rank: int) -> Axes:
         """The same with kernel dimensions added, or left out, to make up a rank: a 3D kernel's without its depth."""
@@ -32,7 +34,7 @@ class Axes:
         if not 0 <= count <= len(KERNEL):
             return usual(rank)
         kept = KERNEL[len(KERNEL) - count :]
-        return Axes((*lead[:at], *kept, *lead[at:]), self.groups)
+        return Axes((*lead[:at], *kept, *lead[at:]), self.groups, self.depthwise)
 
 
 def usual(rank: int) -> Axes:

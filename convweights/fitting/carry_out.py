@@ -34,3 +34,17 @@ def carry_out(
     for dim, size in planned.kept:
         place = place.narrow(dim, 0, size)
     transfer_as(function, place, values, planned.maps, scale=planned.factor)
+
+
+def overflows(planned: TensorPlan, weight: torch.Tensor, values: torch.Tensor) -> bool:
+    """Whether finite values became infinite on the way. Where some were infinite before, a cast alone can tell."""
+    if not (planned.rewritten and weight.is_floating_point() and bool(weight.isinf().any())):
+        return False
+    before = values.isinf()
+    if not bool(before.any()):
+        return planned.base is None or bool(values.isfinite().all())
+    if planned.maps or planned.kept or planned.base is not None:
+        return False
+    if planned.permutation is not None:
+        before = before.permute(planned.permutation)
+    return bool((weight.isinf() & ~before.reshape(weight.shape)).any())

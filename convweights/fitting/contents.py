@@ -40,8 +40,13 @@ class Contents(ABC):
 
     @property
     def ties(self) -> Sequence[tuple[str, ...]]:
-        """Groups of names whose tensors share memory."""
+        """Groups of names that are one tensor."""
         return ()
+
+    @property
+    def shared(self) -> Sequence[tuple[str, ...]]:
+        """Groups of names whose tensors share memory."""
+        return self.ties
 
     @property
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,11 +36,13 @@ def draft(
     dtype: torch.dtype | None = None,
     *,
     strict: bool = True,
+    sizes: Mapping[str, Size] | None = None,
     prefix: str | None = "",
 ) -> Plan:
     """The plan for open contents. With a template its names, shapes and dtypes decide what the target is.
 
-    ``prefix`` stands before the names of tensors where noise is drawn for them.
+    ``sizes`` are asked of every tensor of which no rule asks for the same. ``prefix`` stands before the names of
+    tensors where noise is drawn for them.
     """
     if template is not None and dtype is not None:
         got = f"{dtype_name(dtype)} beside {template.label}"
@@ -52,6 +54,14 @@ def draft(
         raise source.error(sentence(function, "rules", "leave a tensor to be written", got))
     begun = staying if template is None else template.tensors
     anew = collect_new(function, source if template is None else template, begun, rules)
+    for to, stays in staying.items():
+        others = set(asked[stays.name].settings) - {"rename", "only"}
+        if to in anew and others:
+            got = f"{', '.join(sorted(others))} of {stays.name} in {source.label}"
+            raise source.error(sentence(function, "rules", f"ask for nothing else of {to}, which begins anew", got))
+    for each in asked.values():
+        for setting, size in (sizes or {}).items():
+            each.settings.setdefault(setting, (size, None))
     pairing = pair(function, source, staying, template, anew, strict=strict)
     drafter = _Drafter(function, source, template, dtype, prefix)
     tensors = []
@@ -139,18 +149,23 @@ class _Drafter:
         rank = len(shape)
         known = of_letters(layout.target) if layout and {"O", "I"} <= set(layout.target) else info.axes
         axes = known or (wanted.axes.of_rank(rank) if wanted and wanted.axes else None) or usual(rank)
-        groups = asked.get("groups")
+        groups, depthwise = asked.get("groups"), axes.depthwise
         if groups is None:
-            groups = axes.groups if info.axes or not (wanted and wanted.axes) else wanted.axes.groups
-        axes = Axes(axes.roles, groups)
+            groups = axes.groups
+            if not info.axes and wanted and wanted.axes:
+                groups, depthwise = _assumed_groups(shape, wanted), wanted.axes.depthwise
+        axes = Axes(axes.roles, groups, depthwise)
         if wanted:
-            return axes, wanted.axes or Axes(axes.of_rank(len(wanted.shape)).roles, groups)
+            target = wanted.axes or Axes(axes.of_rank(len(wanted.shape)).roles, groups)
+            if "groups" in asked.settings and target.groups == 1:
+                target = Axes(target.roles, groups, depthwise)
+            return axes, target
         roles = axes.roles
         if "inflate" in asked.settings and DEPTH not in roles:
             roles = axes.of_rank(rank + 1).roles
         if "deflate" in asked.settings and DEPTH in roles:
             roles = axes.of_rank(rank - 1).roles
-        return axes, Axes(roles, groups)
+        return axes, Axes(roles, groups, depthwise)
 
     def _changes(self, info: TensorInfo, asked: Asked, views: Views, wanted: TensorInfo | None) -> list[Change]:
         changes = []
@@ -164,9 +179,7 @@ class _Drafter:
                 raise self._error(info, argument, error.rule, error.got, error.remedy, rule) from None
             if change is None:
                 continue
-            if (
-                wanted and wanted.axes is None and self.template and self.template.typed
-            ) and setting not in asked.settings:
+            if (wanted and wanted.axes is None and self.template and self.template.typed) and not asked.says(setting):
                 must = "have the shape of the target's, whose layer's channels are not known"
                 remedy = "say in_channels or out_channels in a rule"
                 raise self._error(info, info.name, must, f"{info.shape} and {wanted.shape}", remedy)
@@ -258,7 +271,12 @@ class _Drafter:
                     "pass the layer's, such as name='conv1'",
                 )
             )
-        return size.initializer(unwrapped(self.prefix + target.name))
+        initializer = size.initializer(unwrapped(self.prefix + target.name))
+        try:
+            initializer.checked(self.function, target.shape, target.dtype, f" for {target.name}")
+        except (ValueError, TypeError) as error:
+            raise self.source.error(str(error), target.name) from None
+        return initializer
 
     def _check_template(self, target: TensorInfo) -> None:
         argument = f"how of {target.name}"
@@ -291,3 +309,14 @@ class _Drafter:
     ) -> Exception:
         where = f" in {self.source.label}" + (f" by {source.origin}" if source is not None and source.origin else "")
         return self.source.error(sentence(self.function, argument, rule, f"{got}{where}", remedy), info.name)
+
+
+def _assumed_groups(shape: tuple[int, ...], wanted: TensorInfo) -> int:
+    """The groups of a tensor of which only the target is known: as many, or of a depthwise layer as many as fit."""
+    assert wanted.axes is not None
+    if not wanted.axes.depthwise:
+        return wanted.axes.groups
+    multiplier = wanted.shape[0] // wanted.axes.groups
+    if shape[0] % multiplier:
+        raise Unreachable(f"have {multiplier} filters for each channel of a depthwise layer", shape)
+    return shape[0] // multiplier

@@ -35,10 +35,15 @@ class Match:
 class Asked:
     """What the rules together ask of one tensor: each setting with the rule it comes from."""
 
-    settings: dict[str, tuple[Any, Rule]] = field(default_factory=dict)
+    settings: dict[str, tuple[Any, Rule | None]] = field(default_factory=dict)
 
     def get(self, setting: str) -> Any:
         return self.settings[setting][0] if setting in self.settings else None
+
+    def says(self, setting: str) -> bool:
+        """Whether a rule asks for it, or a default that says how."""
+        value, rule = self.settings.get(setting, (None, None))
+        return rule is not None or getattr(value, "how", None) not in (None, "error")
 
     def rule(self, setting: str) -> Rule | None:
         return self.settings[setting][1] if setting in self.settings else None
@@ -129,6 +134,7 @@ def _reaches(setting: str, value: Any, info: TensorInfo) -> bool:
         "out_channels": lambda: rank >= 1,
         "groups": lambda: rank >= 1,
         "kernel_size": lambda: any(role in KERNEL for role in roles),
+        "rename": lambda: value.pattern is None or re.fullmatch(value.pattern, info.name) is not None,
         "inflate": lambda: "height" in roles and DEPTH not in roles,
         "deflate": lambda: DEPTH in roles,
     }.get(setting, lambda: True)()
@@ -150,6 +156,7 @@ def _unreachable(function: str, source: Contents, rule: Rule, setting: str, valu
         "groups": "act on a tensor of rank 1 or more",
         "kernel_size": "act on a weight with a kernel",
         "inflate": "act on a weight with a 2D kernel",
+        "rename": "fit the whole name of a tensor that it matches",
         "deflate": "act on a weight with a 3D kernel",
         "layout": f"have as many letters as {info.name} in {source.label} has dimensions",
         "dtype": "act on a tensor of float64, float32, float16 or bfloat16",

@@ -35,9 +35,9 @@ class ModuleContents(Contents):
 
     @property
     def ties(self) -> tuple[tuple[str, ...], ...]:
-        groups: dict[int, list[str]] = defaultdict(list)
+        groups: dict[object, list[str]] = defaultdict(list)
         for name, tensor in self.held.items():
-            groups[id(tensor)].append(name)
+            groups[place_of(tensor)].append(name)
         return tuple(tuple(names) for names in groups.values() if len(names) > 1)
 
     def read(self, name: str) -> torch.Tensor:
@@ -58,6 +58,9 @@ def contents_of(function: str, argument: str, value: State) -> ModuleContents:
         got = type(value).__name__
         raise TypeError(sentence(function, argument, "be a module or a dict of names and tensors", got))
     for key, tensor in value.items():
+        if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+            got = f"the lazy {key}"
+            raise ValueError(sentence(function, argument, "be initialised", got, "run its module once first"))
         if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
             got = f"{type(tensor).__name__} under {key!r}"
             remedy = "pass the state dict in it" if isinstance(tensor, Mapping) else ""
@@ -77,15 +80,23 @@ def named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor, Axes |
 def axes_in(layer: nn.Module, part: str, tensor: torch.Tensor) -> Axes | None:
     """What the dimensions of a layer's tensor mean, None for a layer that is not known here."""
     if isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED)) and part in ("weight", "bias"):
+        depthwise = layer.groups == layer.in_channels > 1
         if part == "bias":
-            return Axes((OUT,), layer.groups)
+            return Axes((OUT,), layer.groups, depthwise)
         lead = (IN, OUT) if isinstance(layer, _TRANSPOSED) else (OUT, IN)
-        return Axes((*lead, *KERNEL[-len(layer.kernel_size) :]), layer.groups)
+        return Axes((*lead, *KERNEL[-len(layer.kernel_size) :]), layer.groups, depthwise)
     if isinstance(layer, nn.Linear) and part in ("weight", "bias"):
         return Axes((OUT, IN) if part == "weight" else (OUT,))
     if isinstance(layer, _PER_CHANNEL) or (isinstance(layer, _PER_FEATURE) and len(layer.normalized_shape) == 1):
         return Axes((OUT,)) if _rank(tensor) == 1 else Axes(()) if _rank(tensor) == 0 else None
     return None
+
+
+def place_of(tensor: torch.Tensor) -> object:
+    """What is equal for tensors that are one in memory."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or not tensor.numel():
+        return id(tensor)
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device
 
 
 def _rank(tensor: torch.Tensor) -> int:

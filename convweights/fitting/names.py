@@ -12,6 +12,7 @@ from convweights.fitting.matching import Asked, names_of
 from convweights.fitting.rules import Rule
 from convweights.fitting.settings import Rename
 
+_WITHOUT_RULES = ("transfer_layer_", "adapt_layer")
 Dropped = tuple[TensorInfo, str]
 
 
@@ -28,9 +29,10 @@ class Pairing:
 
 def renamed(function: str, source: Contents, asked: Mapping[str, Asked]) -> dict[str, str]:
     """The names after all renames at once. A circle, or two tensors with one name, is an error."""
-    new = {name: name for name in source.tensors}
-    for name in names_of(asked, "rename"):
+    new = {name: name for name in source.tensors if "drop" not in asked[name].settings}
+    for name in filter(new.__contains__, names_of(asked, "rename")):
         rename, rule = asked[name].settings["rename"]
+        assert rule is not None
         new[name] = _new_name(function, rename, rule, name)
     for name in new:
         seen = [name]
@@ -56,6 +58,9 @@ def _new_name(function: str, rename: Rename, rule: Rule, name: str) -> str:
         raise ValueError(
             sentence(function, f"rename of {rule.origin or 'a rule'}", "refer to groups of its pattern", got)
         ) from None
+    if not to:
+        argument = f"rename of {rule.origin or 'a rule'}"
+        raise ValueError(sentence(function, argument, "give a name", f"none for {name} by {rename}"))
     return to
 
 
@@ -66,7 +71,7 @@ def going(function: str, source: Contents, asked: Mapping[str, Asked]) -> tuple[
     staying: dict[str, TensorInfo] = {}
     dropped: list[Dropped] = []
     for name, info in source.tensors.items():
-        to = new_names[name]
+        to = new_names.get(name, name)
         if "drop" in asked[name].settings:
             dropped.append((info, "dropped"))
         elif only and name not in only:
@@ -112,7 +117,11 @@ def pair(
 def _unmatched(
     function: str, source: Contents, to: str, info: TensorInfo, template: Contents, going: Mapping[str, TensorInfo]
 ) -> Exception:
-    remedy = _prefix(list(going), list(template.tensors)) or "rename or drop it, or pass strict=False (--no-strict)"
+    remedy = _prefix(list(going), list(template.tensors)) or (
+        "transfer_model_ takes rules that drop it"
+        if function in _WITHOUT_RULES
+        else "rename or drop it, or pass strict=False (--no-strict)"
+    )
     others = sum(name not in template.tensors for name in going) - 1
     got = f"{to} and {others} more" if others else to
     return source.error(
@@ -124,7 +133,9 @@ def _missing(
     function: str, source: Contents, names: Sequence[str], template: Contents, going: Mapping[str, TensorInfo]
 ) -> Exception:
     remedy = _prefix(list(going), list(template.tensors)) or (
-        "let it keep its values with a rule new = 'keep' (--new NAME=keep), or pass strict=False (--no-strict)"
+        "transfer_model_ takes rules that let it keep its values"
+        if function in _WITHOUT_RULES
+        else "let it keep its values with a rule new = 'keep' (--new NAME=keep), or pass strict=False (--no-strict)"
     )
     got = f"none for {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
     must = f"have a tensor for each of {template.label}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +14,7 @@ from convweights.fitting.report import TensorPlan
 
 def plan_notes(source: Contents, tensors: Sequence[TensorPlan], dtype: torch.dtype | None) -> list[str]:
     """The notes that hold whatever the target is."""
-    return [*_unconverted(source, dtype), *_biases(tensors), *_split_ties(source, tensors)]
+    return [*_unconverted(source, dtype), *_biases(tensors), *_grouped(tensors), *_split_ties(source, tensors)]
 
 
 def _unconverted(source: Contents, dtype: torch.dtype | None) -> list[str]:
@@ -38,13 +39,24 @@ def _biases(tensors: Sequence[TensorPlan]) -> list[str]:
     return notes
 
 
+def _grouped(tensors: Sequence[TensorPlan]) -> list[str]:
+    """Filters that come and go inside groups are not the first ones of the layer, as a norm behind it would have it."""
+    inside = [
+        tensor.name
+        for tensor in tensors
+        if tensor.name.endswith("weight") and re.search(r"out_channels \d+ -> \d+ in each of ", tensor.how)
+    ]
+    rule = "a layer behind them whose own channels are to follow needs a rule with the same groups"
+    return [f"output channels are fitted inside groups; {rule}: {', '.join(inside)}"] if inside else []
+
+
 def _split_ties(source: Contents, tensors: Sequence[TensorPlan]) -> list[str]:
     """A tensor that changes no longer shares memory with those that were tied to it; that is said."""
     rewritten = {tensor.source.name for tensor in tensors if tensor.source is not None and tensor.rewritten}
     return [
         f"{name} shares memory in the source with {', '.join(other for other in names if other != name)}, "
         f"and is written on its own"
-        for names in source.ties
+        for names in source.shared
         for name in names
         if name in rewritten
     ]

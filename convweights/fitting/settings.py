@@ -149,6 +149,8 @@ def _sizes(function: str, setting: str, argument: str, to: Any) -> int | tuple[i
     for size in to if several else (to,):
         if isinstance(size, bool) or not isinstance(size, int):
             raise TypeError(sentence(function, argument, "be an int", repr(size)))
+        if size >= 2**63:
+            raise ValueError(sentence(function, argument, "be below 2^63", size))
         if size < 1:
             raise ValueError(sentence(function, argument, "be at least 1", size))
     if several and not 1 <= len(to) <= 3:
@@ -163,6 +165,8 @@ def _selection(function: str, argument: str, value: Any, table: dict[str, Any]) 
     whole = isinstance(index, Sequence) and not isinstance(index, str)
     if not whole or not index or any(isinstance(i, bool) or not isinstance(i, int) for i in index):
         raise TypeError(sentence(function, f"select in {argument}", "be a list of channel numbers", repr(index)))
+    if any(not -(2**63) <= i < 2**63 for i in index):
+        raise ValueError(sentence(function, f"select in {argument}", "hold numbers of 64 bits", repr(index)))
     if rescale not in (None, "none", "uniform"):
         raise ValueError(sentence(function, f"rescale in {argument}", "be 'none' or 'uniform'", repr(rescale)))
     return Size(len(index), "select", rescale, (("select", tuple(index)),))

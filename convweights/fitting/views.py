@@ -24,6 +24,7 @@ class Views:
     target_roles: tuple[str, ...]
     inflates: bool
     deflates: bool
+    depthwise: bool
 
     def pairs(self) -> Iterator[tuple[str, int, int | None]]:
         for position, (role, n) in enumerate(zip(self.roles, self.sizes, strict=True)):
@@ -37,7 +38,7 @@ class Views:
     @property
     def selected(self) -> str:
         """What a selection of output channels picks from: of a depthwise layer its groups, else a group's channels."""
-        return GROUPS if GROUPS in self.roles and self.sizes_by_role().get(OUT) == 1 else OUT
+        return GROUPS if GROUPS in self.roles and self.depthwise else OUT
 
     def per_group(self, role: str, channels: int, *, selects: bool) -> int:
         """A layer's number of channels as that of one group; a selection is one of a group's already."""
@@ -100,4 +101,5 @@ def align(source: Axes, shape: tuple[int, ...], target: Axes, wanted: tuple[int,
         target.roles,
         DEPTH in new_roles and DEPTH not in roles,
         DEPTH in roles and DEPTH not in new_roles,
+        source.depthwise or target.depthwise,
     )

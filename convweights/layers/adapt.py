@@ -45,8 +45,8 @@ def adapt_layer(
 ) -> nn.Module:
     """A new layer like ``layer`` with other sizes and its weights, fitted; ``layer`` stays as it is.
 
-    Everything else is the old layer's: stride, groups, bias, dtype, device, training mode, requires_grad.
-    Of a depthwise layer input channels, groups and output channels change together.
+    Everything else is the old layer's: stride, groups, bias, dtypes, device, training mode, requires_grad.
+    Of a depthwise layer input channels, groups and output channels change together, whichever is given.
 
     Args:
         layer: a layer of torch.nn: Conv1d/2d/3d, ConvTranspose1d/2d/3d, Linear, BatchNorm, InstanceNorm, GroupNorm,
@@ -58,7 +58,7 @@ def adapt_layer(
         kernel_size: an int, or one a dimension; ``kernel`` says how: ``"center"`` crops, or pads with zeros,
             ``"resize"`` interpolates, ``"init"`` begins anew.
         padding: of the new layer. None keeps the output's size: padding + dilation * (new - old) / 2, which has to be
-            whole and at least 0.
+            whole and at least 0; "valid" stays and lets the output change, "same" stays where the difference is even.
         rescale, init, seed, name: as for :func:`~convweights.transfer_layer_`.
 
     Raises:
@@ -91,6 +91,8 @@ def adapt_layer(
                 sentence(function, role, "say how many there are to be", given[role], "such as {'to': 4, ...}")
             )
     arguments = _arguments(layer)
+    if _is_depthwise(arguments):
+        asked = _depthwise(arguments, asked)
     _resize(function, layer, arguments, asked)
     _rekernel(function, layer, arguments, kernel_size, padding)
     if asked["in_channels"].rescale is None and asked["in_channels"].how in (
@@ -106,6 +108,7 @@ def adapt_layer(
     except (ValueError, RuntimeError, TypeError) as error:
         got = f"{type(layer).__name__} ({' '.join(str(error).split())})"
         raise ValueError(sentence(function, "layer", "be one that torch can make of these sizes", got)) from None
+    _cast(new, layer)
     target = contents_of(function, "target", new)
     begin_kernel = begin or Size(how="init", arguments=(("seed", seed),))
     sizes = {
@@ -124,9 +127,35 @@ def adapt_layer(
     return new.train(layer.training)
 
 
+def _is_depthwise(arguments: Mapping[str, Any]) -> bool:
+    return bool(arguments.get("groups", 1) == arguments.get("in_channels") != 1)
+
+
+def _depthwise(arguments: Mapping[str, Any], asked: Mapping[str, Size]) -> dict[str, Size]:
+    """What is asked of the input channels is asked of the groups, and so of the output channels. A selection counts
+    groups."""
+    inputs, outputs = asked["in_channels"], asked["out_channels"]
+    how = outputs if outputs.how is not None or inputs.how is None else inputs
+    to = inputs.to
+    if to is None and how.how == "select":
+        to = how.to
+    count = outputs.to if outputs.how != "select" else None
+    return {"in_channels": Size(to), "out_channels": Size(count, how.how, None, how.arguments)}
+
+
+def _cast(new: nn.Module, old: nn.Module) -> None:
+    """Give each tensor the dtype that it has in the old layer, where that has several."""
+    for part, parameter in new._parameters.items():
+        if parameter is not None and parameter.dtype != old.get_parameter(part).dtype:
+            new._parameters[part] = nn.Parameter(parameter.detach().to(old.get_parameter(part).dtype))
+    for part, buffer in new._buffers.items():
+        if buffer is not None and buffer.dtype != old.get_buffer(part).dtype:
+            new._buffers[part] = buffer.to(old.get_buffer(part).dtype)
+
+
 def _how(size: Size) -> Size:
     """The way without the number, which the new layer has."""
-    return Size(size.to if size.how == "select" else None, size.how, size.rescale, size.arguments)
+    return Size(None, size.how, size.rescale, size.arguments)
 
 
 def _arguments(layer: nn.Module) -> dict[str, Any]:
@@ -159,7 +188,7 @@ def _resize(function: str, layer: nn.Module, arguments: dict[str, Any], asked: M
         arguments[outputs] = [wanted["out_channels"]]
         return
     groups = arguments.get("groups", 1)
-    if groups > 1 and groups == arguments["in_channels"] and wanted:
+    if _is_depthwise(arguments) and wanted:
         multiplier = arguments["out_channels"] // groups
         count = wanted.get("in_channels") or wanted["out_channels"] // multiplier
         if wanted.get("out_channels", count * multiplier) != count * multiplier:
@@ -193,11 +222,25 @@ def _rekernel(function: str, layer: nn.Module, arguments: dict[str, Any], kernel
         raise ValueError(sentence(function, "kernel_size", f"be an int or {rank} of them", repr(kernel_size)))
     arguments["kernel_size"] = tuple(check.integer(function, "kernel_size", size, least=1) for size in new)
     if padding is not None:
-        arguments["padding"] = padding
+        arguments["padding"] = _checked_padding(function, layer, padding, rank)
+    elif layer.padding == "same" and any(
+        d * (n - o) % 2 for d, o, n in zip(layer.dilation, old, arguments["kernel_size"], strict=True)
+    ):
+        must, got = "be given where 'same' would shift the output", f"kernels of {old} and {arguments['kernel_size']}"
+        raise ValueError(sentence(function, "padding", must, got))
     elif not isinstance(layer.padding, str):
         arguments["padding"] = tuple(
             _padding(function, *sizes) for sizes in zip(layer.padding, layer.dilation, old, new, strict=True)
         )
+
+
+def _checked_padding(function: str, layer: nn.Module, padding: Any, rank: int) -> Any:
+    if isinstance(padding, str) and not isinstance(layer, _TRANSPOSED):
+        return check.choice(function, "padding", padding, ("same", "valid"))
+    sizes = padding if isinstance(padding, Sequence) else (padding,) * rank
+    if isinstance(padding, str) or len(sizes) != rank:
+        raise ValueError(sentence(function, "padding", f"be an int or {rank} of them", repr(padding)))
+    return tuple(check.integer(function, "padding", size, least=0) for size in sizes)
 
 
 def _padding(function: str, padding: int, dilation: int, old: int, new: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ def assign_(parameter: torch.Tensor, value: Any, index: Any = None, *, cast: boo
         value: a tensor or an array of exactly the shape that is written, or a number, which fills it.
         index: integers, slices and ``...`` as for ``parameter[index]``: ``(0, 1, 2, 2)`` is one element,
             ``(slice(None), 1)`` one input channel.
-        cast: let values be rounded to the parameter's dtype. Else a tensor or array of another dtype has to hold only
-            values that it can hold, too. Numbers are rounded, but may not overflow.
+        cast: let values be rounded to the parameter's dtype, as ``Tensor.to`` does it, to infinities too. Else a
+            tensor or array of another dtype has to hold only values that it can hold, too. A Python or numpy number is
+            rounded, but may not overflow.
 
     Raises:
         TypeError: values that cannot be converted.
@@ -36,7 +38,11 @@ def assign_(parameter: torch.Tensor, value: Any, index: Any = None, *, cast: boo
     >>> cw.assign_(fc.weight, 5, index=(0, 1)).tolist()
     [[1.0, 5.0], [0.0, 1.0]]
     """
-    function = "assign_"
+    return assign_as("assign_", parameter, value, index, cast)
+
+
+def assign_as(function: str, parameter: torch.Tensor, value: Any, index: Any, cast: bool) -> torch.Tensor:
+    """:func:`assign_` on behalf of ``function``, whose name errors carry."""
     check.writable(function, "parameter", parameter)
     if not isinstance(cast, bool):
         raise TypeError(f"{function}: cast must be True or False, got {cast!r}")
@@ -65,7 +71,7 @@ def _part(function: str, parameter: torch.Tensor, index: Any) -> torch.Tensor:
     """The view that basic indexing gives; other kinds of indices would make a copy."""
     entries = index if isinstance(index, tuple) else (index,)
     for entry in entries:
-        integer = hasattr(entry, "__index__") and not isinstance(entry, (bool, np.bool_, torch.Tensor))
+        integer = isinstance(entry, (int, np.integer)) and not isinstance(entry, bool)
         if not (integer or entry is ... or isinstance(entry, slice)):
             raise TypeError(f"{function}: index must be made of integers, slices and ..., got {entry!r}")
     try:
@@ -79,24 +85,32 @@ def _part(function: str, parameter: torch.Tensor, index: Any) -> torch.Tensor:
 
 
 def _number(function: str, value: Any, dtype: torch.dtype, cast: bool) -> torch.Tensor:
+    """One number in a dtype: rounded, but neither to an infinity nor, unless ``cast``, to another integer."""
     number = value.item() if isinstance(value, np.generic) else value
     try:
-        held = torch.tensor(number, dtype=dtype)
-        exact = dtype.is_floating_point or dtype.is_complex or held.item() == number
-        finite = not dtype.is_floating_point or bool(held.isfinite()) == bool(np.isfinite(number))
+        held = torch.tensor([number], dtype=dtype)
+        given, found = complex(number), complex(held.to(torch.complex128).item())
+        fits = all(
+            math.isfinite(a) == math.isfinite(b) for a, b in ((given.real, found.real), (given.imag, found.imag))
+        )
+        if not (dtype.is_floating_point or dtype.is_complex or cast):
+            fits = held.item() == number
     except (RuntimeError, TypeError, ValueError, OverflowError):
-        exact = finite = False
-        cast = False
-    if not finite or not (exact or cast):
+        fits = False
+    if not fits:
         raise ValueError(f"{function}: value must be one that {check.name(dtype)} can hold, got {value!r}")
-    return held
+    return held[0]
 
 
 def _tensor(function: str, value: Any) -> torch.Tensor:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{function}: value must have numbers everywhere, got a masked array; fill it with value.filled"
+        )
     if isinstance(value, np.ndarray):
         try:
-            # A copy: of arrays that are read-only, or run backwards, torch takes none.
-            return torch.from_numpy(value.copy())
+            # A copy: of arrays that are read-only, run backwards, or have another byte order, torch takes none.
+            return torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=True, order="C"))
         except TypeError:
             raise TypeError(f"{function}: value must be an array of numbers, got dtype {value.dtype}") from None
     if not isinstance(value, torch.Tensor):
@@ -111,14 +125,24 @@ def _converted(function: str, values: torch.Tensor, dtype: torch.dtype, cast: bo
     if values.is_complex() and not dtype.is_complex:
         raise TypeError(f"{function}: value must be real, got {got}")
     converted = values.to(dtype)
-    if not cast:
-        back = converted.to(values.dtype)
-        if not torch.equal(back, values) and not bool(((back == values) | (values.isnan() & back.isnan())).all()):
-            raise TypeError(
-                f"{function}: value must hold only numbers that {check.name(dtype)} can hold, got {got} that would be "
-                f"rounded; pass cast=True to round them"
-            )
+    if not cast and not (_in_range(values, dtype) and _same(converted.to(values.dtype), values)):
+        raise TypeError(
+            f"{function}: value must hold only numbers that {check.name(dtype)} can hold, got {got} that would be "
+            f"rounded; pass cast=True to round them"
+        )
     return converted
+
+
+def _in_range(values: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether integers would not wrap; there and back again they may come out as they were."""
+    if any(kind.is_floating_point or kind.is_complex or kind == torch.bool for kind in (values.dtype, dtype)):
+        return True
+    numbers, limits = values.cpu().numpy(), torch.iinfo(dtype)
+    return not numbers.size or limits.min <= int(numbers.min()) <= int(numbers.max()) <= limits.max
+
+
+def _same(back: torch.Tensor, values: torch.Tensor) -> bool:
+    return torch.equal(back, values) or bool(((back == values) | (values.isnan() & back.isnan())).all())
 
 
 def _remedy(value: tuple[int, ...], wanted: tuple[int, ...]) -> str:

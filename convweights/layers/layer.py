@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from convweights.fitting.axes import KERNEL, OUT
+from convweights.fitting.axes import IN, OUT
 from convweights.fitting.draft import draft
 from convweights.fitting.errors import sentence
 from convweights.fitting.modules import ModuleContents, contents_of
@@ -111,21 +111,19 @@ def plan_layer(
     check.choice(function, "bias", bias, BIASES)
     if name is not None and not isinstance(name, str):
         raise TypeError(sentence(function, "name", "be the layer's name", repr(name)))
-    weight = source.tensors.get("weight")
-    roles = weight.axes.roles if weight is not None and weight.axes is not None else ()
-    means = {
-        "in_channels": "in_channels" in roles,
-        "out_channels": bool(roles),
-        "kernel_size": any(role in KERNEL for role in roles),
-        "inflate": "height" in roles and "depth" not in roles,
-        "deflate": "depth" in roles,
-    }
-    fields: dict[str, Any] = {setting: size for setting, size in sizes.items() if means[setting]}
-    rules = [Rule("*", **fields)] if fields else []
+    infos = [*source.tensors.values(), *target.tensors.values()]
+    ranks = [len(info.shape) for info in infos if info.axes is None]
+    roles = {role for info in infos if info.axes is not None for role in info.axes.roles}
+    means = {"in_channels": IN in roles or max(ranks, default=0) > 1, "out_channels": OUT in roles or bool(ranks)}
+    for setting, meant in means.items():
+        if sizes[setting].how is not None and infos and not meant:
+            got, must = f"{sizes[setting]}", "be left out for a layer that has none"
+            raise ValueError(sentence(function, setting, must, got))
+    rules = []
     if ("bias" in source.tensors) != ("bias" in target.tensors):
         rules.append(_bias_rule(function, bias, source, target))
     prefix = None if name is None else f"{name}." if name else ""
-    planned = draft(function, source, rules, target, prefix=prefix)
+    planned = draft(function, source, rules, target, sizes=sizes, prefix=prefix)
     return dataclasses.replace(planned, source_format=source.format)
 
 
@@ -158,8 +156,8 @@ def initializer(function: str, init: str | Mapping[str, Any] | None, seed: int) 
     check.within(function, "seed", seed, 2**64)
     if init is None:
         return None
-    table = dict(init) if isinstance(init, Mapping) else {"how": init}
-    if table.get("how") not in INIT:
+    table: dict[str, Any] = dict(init) if isinstance(init, Mapping) else {"how": init}
+    if not isinstance(table.get("how"), str) or table["how"] not in INIT:
         raise ValueError(
             sentence(function, "init", f"be {' or '.join(map(repr, INIT))}, or a dict with it as how", repr(init))
         )
