@@ -45,6 +45,7 @@ format: $(INSTALLED) ## rewrite the sources as lint wants them
 bench: $(INSTALLED) ## measure, then write the tables and the charts of README.md
 	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/update.py
+	$(BIN)/python benchmarks/fill.py
 	$(BIN)/python benchmarks/chart.py
 
 gpu: ## build in place for the card at hand with PYTHON's own torch; tests and benchmarks on it

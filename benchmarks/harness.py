@@ -50,6 +50,10 @@ class Case:
     def ours(self, name: str, run: Callable[[], Any]) -> None:
         self.contenders.append(Contender(name, "ours", run))
 
+    def variant(self, name: str, run: Callable[[], Any], *, exact: bool = True) -> None:
+        """The same result by another road of ours."""
+        self.contenders.append(Contender(name, "variant", run, exact))
+
     def eager(self, name: str, run: Callable[[], Any], *, exact: bool = True) -> None:
         self.contenders.append(Contender(name, "eager", run, exact))
 

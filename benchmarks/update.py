@@ -53,10 +53,6 @@ class Moved(Case):
 
         return Contender("mul_ of the same weights", "floor", multiply)
 
-    def variant(self, name: str, run: Callable[[], Any]) -> None:
-        """The same result by another road of ours."""
-        self.contenders.append(Contender(name, "variant", run, exact=name != EIGHT_CALLS))
-
     def check(self) -> None:
         for contender in self.contenders:
             for weight, start in zip(self.weights, self.start, strict=True):
@@ -90,9 +86,6 @@ class Moved(Case):
         return abs(moves.square().mean().sqrt().item() / self.size - 1) < (
             0.3 if self.weights[0].element_size() == 2 else 0.1
         )
-
-
-EIGHT_CALLS = "perturb_, eight calls"
 
 
 def _weights(device: str, tiny: bool, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -247,7 +240,7 @@ def accumulate(device: str, *, tiny: bool = False, compiled: bool = True, distri
         "accumulate_noise_",
         lambda: cw.accumulate_noise_(w, seeds, coefficients, stream=0, distribution=distribution),
     )
-    case.variant(EIGHT_CALLS, calls)
+    case.variant("perturb_, eight calls", calls, exact=False)
     case.eager("for seed: w.add_(noise, alpha=c)", eager, exact=False)
     case.eager("for seed: w += c * noise", scaled, exact=False)
     return case

@@ -4,6 +4,7 @@ from convweights import init, native
 from convweights.checkpoint import CheckpointError, Plan, Report, convert, plan
 from convweights.layers.adapt import adapt_layer
 from convweights.layers.assign import assign_
+from convweights.layers.filters import set_kernel_, zero_filters_, zero_input_channels_
 from convweights.layers.layer import transfer_layer_
 from convweights.layers.model import transfer_model_
 from convweights.maps import (
@@ -29,6 +30,7 @@ from convweights.ops.channels import (
     truncate_channels,
     truncate_channels_,
 )
+from convweights.ops.fill import fill_, fill_filters_
 from convweights.ops.transfer import transfer_
 from convweights.ops.update import accumulate_noise_, noise, perturb_, update_
 
@@ -57,6 +59,8 @@ __all__ = [
     "average_channels",
     "average_channels_",
     "convert",
+    "fill_",
+    "fill_filters_",
     "init",
     "native",
     "noise",
@@ -64,10 +68,13 @@ __all__ = [
     "plan",
     "replicate_channels",
     "replicate_channels_",
+    "set_kernel_",
     "transfer_",
     "transfer_layer_",
     "transfer_model_",
     "truncate_channels",
     "truncate_channels_",
     "update_",
+    "zero_filters_",
+    "zero_input_channels_",
 ]

@@ -3,6 +3,8 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "ops/compact.h"
+#include "ops/fill_cpu.h"
+#include "ops/fill_op.h"
 #include "ops/panel_compute.h"
 #include "ops/panel_copy.h"
 #include "ops/transfer_cpu.h"
@@ -71,6 +73,18 @@ void transfer_(Tensor weight, const Tensor source, const Ints kinds, const Ints 
   });
 }
 
+// Units of fill, of 64 kB at the most, below which waking another thread costs more than it saves.
+constexpr int64_t kFillUnitsPerThread = 16;
+
+void fill_(std::vector<Tensor> weights, const MaybeTensors masks, const Ints dims, const Ints counts,
+           const Ints positions, const MaybeTensors values, const Ints bits) {
+  const std::vector<Filling> fillings = make_fillings(weights, masks, dims, counts, positions, values, bits);
+  if (fillings.empty()) return;
+  const FillUnits units(fillings);
+  torch::stable::parallel_for(0, units.total(), kFillUnitsPerThread,
+                              [&](int64_t begin, int64_t end) { units(begin, end); });
+}
+
 // Units of update below which waking another thread costs more than it saves.
 constexpr int64_t kUnitsPerThread = 4;
 
@@ -95,5 +109,6 @@ void update_(std::vector<Tensor> weights, const Masks masks, const Ints streams,
 
 STABLE_TORCH_LIBRARY_IMPL(convweights, CPU, m) {
   m.impl("transfer_", TORCH_BOX(&convweights::transfer_));
+  m.impl("fill_", TORCH_BOX(&convweights::fill_));
   m.impl("update_", TORCH_BOX(&convweights::update_));
 }

@@ -16,6 +16,8 @@ __attribute__((weak)) void torch_c10_cuda_free_error_msg(char* error_msg);
 
 #include <string>
 
+#include "ops/fill_cuda.h"
+#include "ops/fill_op.h"
 #include "ops/transfer_cuda.h"
 #include "ops/transfer_op.h"
 #include "ops/update_cuda.h"
@@ -56,6 +58,14 @@ void update_(std::vector<Tensor> weights, const Masks masks, const Ints streams,
   update_cuda(pieces, recipe, at, current_stream(weights[0]));
 }
 
+void fill_(std::vector<Tensor> weights, const MaybeTensors masks, const Ints dims, const Ints counts,
+           const Ints positions, const MaybeTensors values, const Ints bits) {
+  const std::vector<Filling> fillings = make_fillings(weights, masks, dims, counts, positions, values, bits);
+  if (fillings.empty()) return;
+  const torch::stable::accelerator::DeviceGuard guard(weights[0].get_device_index());
+  fill_cuda(fillings, current_stream(weights[0]));
+}
+
 void check_cuda_symbols() {
   CW_CHECK(aoti_torch_get_current_cuda_stream != nullptr && torch_c10_cuda_check_msg != nullptr &&
                torch_c10_cuda_free_error_msg != nullptr,
@@ -87,5 +97,6 @@ STABLE_TORCH_LIBRARY_IMPL(convweights, CompositeExplicitAutograd, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(convweights, CUDA, m) {
   m.impl("transfer_", TORCH_BOX(&convweights::transfer_));
+  m.impl("fill_", TORCH_BOX(&convweights::fill_));
   m.impl("update_", TORCH_BOX(&convweights::update_));
 }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from cases import Case, Placed
+from fill_cases import Fill
 from oracle import COMPUTE_DTYPES
 from update_cases import Target, UpdateCase, plain
 
@@ -68,6 +69,20 @@ UPDATE_SAMPLES: dict[str, UpdateCase] = {
 }
 
 
+FILL_SAMPLES: dict[str, list[Fill]] = {
+    "everything": [Fill(plain((3, 4)).weight)],
+    "filters": [Fill(plain((3, 4)).weight, mask=torch.tensor([True, False, True]))],
+    "channels": [Fill(plain((3, 4, 2)).weight, dim=1, positions=[0, 1, 3])],
+    "elements": [Fill(plain((3, 4), torch.bfloat16).weight, mask=torch.eye(3, 4, dtype=torch.bool))],
+    "values": [
+        Fill(plain((3, 4)).weight, positions=[], value=torch.ones(4)),
+        Fill(plain((2, 3), torch.float64).weight, value=torch.ones(2, 1, dtype=torch.float64)),
+    ],
+    "strided": [Fill(plain((3, 4), order=(1, 0)).weight, dim=1, mask=torch.tensor([True, False, True, False]))],
+    "empty": [Fill(plain((0, 3)).weight), Fill(plain(()).weight)],
+}
+
+
 @dataclass(frozen=True)
 class Writer:
     """A public function that writes its first argument, of ``shape``; ``source`` is the shape of the second, if any."""
@@ -110,6 +125,8 @@ WRITERS: dict[str, Writer] = {
         SHRUNK,
         {"maps": {1: cw.Pad(2)}, "fill": cw.init.KaimingNormal(seed=1, stream="conv.weight")},
     ),
+    "fill_filters_": Writer(cw.fill_filters_, GROWN, None, {"mask": [0, 5, -1], "value": 0.5}),
+    "fill_filters_ of channels": Writer(cw.fill_filters_, GROWN, None, {"mask": range(4), "dim": 1}),
     "update_": Writer(cw.update_, GROWN, None, {"decay": 0.5, "shift": 0.25}),
     "update_ with noise": Writer(
         cw.update_, GROWN, None, {"decay": 0.0, "scale": 0.5, **DRAWN, "distribution": "uniform"}

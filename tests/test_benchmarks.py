@@ -22,13 +22,14 @@ def load(name: str):
 harness = load("harness")
 transfer = load("transfer")
 update = load("update")
+fill = load("fill")
 chart = load("chart")
 
 
 @pytest.mark.parametrize(
     "make",
-    [*transfer.CASES.values(), *update.CASES.values()],
-    ids=[*transfer.CASES, *(f"update-{name}" for name in update.CASES)],
+    [*transfer.CASES.values(), *update.CASES.values(), *fill.CASES.values()],
+    ids=[*transfer.CASES, *(f"update-{name}" for name in update.CASES), *(f"fill-{name}" for name in fill.CASES)],
 )
 def test_contenders_agree(device: str, make):
     with torch.no_grad():

@@ -4,7 +4,8 @@ import pytest
 import torch
 from bits import assert_same_bits, storage_of
 from cases import Case
-from samples import MAKERS, OP_SAMPLES, UPDATE_SAMPLES, WRITERS, Writer
+from fill_cases import Fill, arguments
+from samples import FILL_SAMPLES, MAKERS, OP_SAMPLES, UPDATE_SAMPLES, WRITERS, Writer
 from torch.profiler import ProfilerActivity, profile
 from update_cases import UpdateCase, operator, plain
 
@@ -37,6 +38,13 @@ def test_opcheck_of_update(device: str, case: UpdateCase):
 def test_samples_of_update(device: str, case: UpdateCase):
     case.check(device)
     assert operator(*case.arguments("meta")) is None
+
+
+@pytest.mark.parametrize("fills", FILL_SAMPLES.values(), ids=FILL_SAMPLES)
+def test_opcheck_of_fill(device: str, fills: list[Fill]):
+    weights = [fill.weight.on(device) for fill in fills]
+    checks = torch.library.opcheck(torch.ops.convweights.fill_.default, arguments(fills, weights, device))
+    assert set(checks.values()) == {"SUCCESS"}
 
 
 @pytest.mark.parametrize("name", ["tile", "pad", "select", "blocks"])

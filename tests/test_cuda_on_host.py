@@ -10,6 +10,7 @@ import pytest
 import torch
 from bits import assert_same_bits, storage_of
 from cases import Case, Placed
+from fill_cases import Fill, by_reference, fills
 from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
 from oracle import COMPUTE_DTYPES
@@ -211,6 +212,52 @@ def test_many_seeds_and_a_seed_on_the_device(kernels: Path):
     check_updates(kernels, [UpdateCase(targets, {"seeds": [2**64 - 7], "step": 9})], on_device=True)
     stochastic = {"seeds": [77], "step": 2**32 - 1, "stochastic": True}
     check_updates(kernels, [UpdateCase([plain((90,), torch.float16, wild=True)], stochastic)], on_device=True)
+
+
+def fill_request(cases: list[Fill]) -> bytes:
+    parts = [ints(2, len(cases))]
+    for case in cases:
+        weight, rank = case.weight, len(case.weight.shape)
+        item = weight.base.element_size()
+        parts += [ints(item, rank), case.word]
+        strides = {"mask": [0] * rank, "value": [0] * rank}
+        for name, first in (("mask", case.dim), ("value", rank - (case.value.ndim if case.value is not None else 0))):
+            given = getattr(case, name)
+            for d in range(given.ndim if given is not None else 0):
+                strides[name][first + d] = given.stride(d) if given.shape[d] > 1 else 0
+        for d in range(rank):
+            parts.append(ints(weight.shape[d], weight.stride[d], strides["mask"][d], strides["value"][d]))
+        parts += [ints(len(octets(weight.base)), weight.offset * item), octets(weight.base)]
+        for given in (case.mask, case.value):
+            stored = b"" if given is None or not given.numel() else octets(storage_of(given))
+            parts += [ints(len(stored), 0), stored]
+    return b"".join(parts)
+
+
+def check_fills(kernels: Path, cases: list[Fill]) -> None:
+    """Lists of positions become pieces on the host, before the kernels: those are left out here."""
+    cases = [case for case in cases if case.positions is None and all(case.weight.shape)]
+    output = run(kernels, [fill_request(cases)])
+    for case, expected in zip(cases, by_reference(cases), strict=True):
+        size = len(octets(case.weight.base))
+        written, output = output[:size], output[size:]
+        storage = torch.frombuffer(bytearray(written), dtype=torch.uint8).view(case.weight.base.dtype)
+        assert_same_bits(storage, storage_of(expected))
+    assert output == b""
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
+@given(cases=st.lists(fills(), min_size=1, max_size=30))
+def test_fills(kernels: Path, cases: list[Fill]):
+    check_fills(kernels, cases)
+
+
+def test_fills_of_more_tensors_and_elements_than_a_launch_or_block_holds(kernels: Path):
+    rng = np.random.default_rng(0)
+    masks = [torch.from_numpy(rng.random(shape) < 0.4) for shape in ((70,), (70, 31), (70, 31, 9))]
+    check_fills(kernels, [Fill(Placed.make((70, 31, 9), torch.float32, rng), mask=mask) for mask in masks])
+    many = [Fill(Placed.make((1 + k % 7, 3), torch.int16, rng), mask=torch.tensor([True])) for k in range(700)]
+    check_fills(kernels, many)
 
 
 TRUNCATIONS = [

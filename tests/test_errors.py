@@ -4,6 +4,7 @@ import pytest
 import torch
 from bad_calls_in_place import bad_calls_in_place
 from bad_channels import bad_channels
+from bad_fills import bad_fills
 from bad_input import ErrorInput
 from bad_maps import bad_maps
 from bad_tensors import bad_tensors
@@ -13,7 +14,15 @@ from bits import assert_same_bits
 
 import convweights as cw
 
-ERROR_INPUTS = [*bad_tensors(), *bad_transfers(), *bad_channels(), *bad_calls_in_place(), *bad_maps(), *bad_updates()]
+ERROR_INPUTS = [
+    *bad_tensors(),
+    *bad_transfers(),
+    *bad_channels(),
+    *bad_calls_in_place(),
+    *bad_maps(),
+    *bad_updates(),
+    *bad_fills(),
+]
 
 
 def has_bits(value: object) -> bool:
@@ -25,6 +34,8 @@ def has_bits(value: object) -> bool:
 def tensors_in(value: object) -> list[torch.Tensor]:
     if isinstance(value, dict):
         value = list(value.values())
+    if isinstance(value, torch.nn.Module):
+        value = list(value.parameters())
     if isinstance(value, (list, tuple)):
         return [tensor for entry in value for tensor in tensors_in(entry)]
     return [value] if has_bits(value) else []

@@ -95,6 +95,7 @@ def hand_rows() -> list[tuple[str, str]]:
 BY_HAND = hand_rows()
 CALLS = rows("| call | meaning |")
 UPDATES = rows("| update | meaning |")
+FILLS = rows("| fill | meaning |")
 MAPS = rows("| map | the same")
 CONSTANTS = {"cw": cw, "torch": torch, "F": F, "g": 4, "s": 1, "k": 3, "start": 1, "before": 2}
 # Of the dimension that changes, where it is not m = 8 from n = 4: (n, m).
@@ -124,7 +125,7 @@ def test_calls_do_what_torch_does(device: str, call: str, same: str):
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize(("call", "same"), UPDATES, ids=[call for call, _ in UPDATES])
+@pytest.mark.parametrize(("call", "same"), UPDATES + FILLS, ids=[call for call, _ in UPDATES + FILLS])
 def test_updates_do_what_torch_does(device: str, call: str, same: str):
     start = torch.arange(6 * 8 * 3 * 3, device=device).view(6, 8, 3, 3) / 64
     results = []
@@ -183,7 +184,7 @@ def test_maps_do_what_torch_does(device: str, call: str, same: str):
 def test_tables_are_complete():
     public = {name for name in vars(cw) if name.endswith("_") and not name.startswith("_")}
     here = [(call, hand) for hand, call in BY_HAND]
-    shown = {re.match(r"cw\.(init\.)?(\w+)", call).group(2) for call, _ in CALLS + UPDATES + here}
+    shown = {re.match(r"cw\.(init\.)?(\w+)", call).group(2) for call, _ in CALLS + UPDATES + FILLS + here}
     assert shown == public | {name for name in cw.init.__all__ if name.endswith("_")}
     assert {re.match(r"cw\.(\w+)", call).group(1) for call, _ in MAPS} == {
         name

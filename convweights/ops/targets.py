@@ -32,12 +32,12 @@ class Targets:
     def label(self, position: int) -> str:
         return self.argument if self.labels is None else f"{self.argument}[{self.labels[position]!r}]"
 
-    def checked(self) -> Targets:
-        """The same without tied views, once all can be written and no two overlap."""
+    def checked(self, *, computed: bool = True) -> Targets:
+        """The same without tied views, once all can be written and no two overlap; ``computed``: with arithmetic."""
         for position, tensor in enumerate(self.tensors):
             label = self.label(position)
             check.writable(self.function, label, tensor)
-            if tensor.dtype not in check.COMPUTE_DTYPES:
+            if computed and tensor.dtype not in check.COMPUTE_DTYPES:
                 raise TypeError(
                     f"{self.function}: {label} must be float64, float32, float16 or bfloat16, "
                     f"got {check.name(tensor.dtype)}"

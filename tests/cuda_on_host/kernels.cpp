@@ -34,6 +34,7 @@ void launch(void (*kernel)(Parameters...), unsigned blocks, int, Arguments... ar
 
 }  // namespace convweights
 
+#include "ops/fill_cuda.h"
 #include "ops/transfer_cuda.h"
 #include "ops/update_cuda.h"
 
@@ -170,8 +171,47 @@ void run_update() {
   for (char* const mask : masks) free(mask);
 }
 
+void run_fill() {
+  std::vector<Filling> fillings(static_cast<size_t>(read_int()));
+  std::vector<std::pair<char*, int64_t>> storages;
+  std::vector<char*> others;
+  // A storage that is only read, and where the tensor begins in it; none of no bytes.
+  const auto other = [&]() -> char* {
+    const int64_t bytes = read_int(), offset = read_int();
+    if (bytes == 0) return nullptr;
+    others.push_back(read_storage(bytes));
+    return others.back() + offset;
+  };
+  for (Filling& f : fillings) {
+    f.item = read_int();
+    f.rank = static_cast<int>(read_int());
+    for (uint64_t& word : f.word.words) word = static_cast<uint64_t>(read_int());
+    for (int d = 0; d < f.rank; ++d) {
+      f.dims[d].size = read_int();
+      f.dims[d].weight = read_int();
+      f.dims[d].mask = read_int();
+      f.dims[d].value = read_int();
+    }
+    const int64_t bytes = read_int(), offset = read_int();
+    storages.emplace_back(read_storage(bytes), bytes);
+    f.weight = storages.back().first + offset;
+    f.mask = reinterpret_cast<const bool*>(other());
+    f.value = other();
+    reduce(f);
+  }
+  fill_cuda(fillings, 0);
+  for (const auto& [place, bytes] : storages) {
+    fwrite(place, static_cast<size_t>(bytes), 1, stdout);
+    free(place);
+  }
+  for (char* const place : others) free(place);
+}
+
 }  // namespace
 
 int main() {
-  for (;;) read_int() == 0 ? run_transfer() : run_update();
+  for (;;) {
+    const int64_t verb = read_int();
+    verb == 0 ? run_transfer() : verb == 1 ? run_update() : run_fill();
+  }
 }
