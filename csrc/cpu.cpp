@@ -74,7 +74,7 @@ void transfer_(Tensor weight, const Tensor source, const Ints kinds, const Ints 
 }
 
 // Units of fill, of 64 kB at the most, below which waking another thread costs more than it saves.
-constexpr int64_t kFillUnitsPerThread = 16;
+constexpr int64_t kFillUnitsPerThread = 4;
 
 void fill_(std::vector<Tensor> weights, const MaybeTensors masks, const Ints dims, const Ints counts,
            const Ints positions, const MaybeTensors values, const Ints bits) {

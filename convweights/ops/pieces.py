@@ -66,7 +66,7 @@ def local_mask(
     missing = len(shape) - mask.ndim
     if missing < 0 or any(m not in (1, n) for m, n in zip(mask.shape, shape[missing:], strict=True)):
         raise ValueError(f"{function}: {argument} must broadcast to shape {shape}, got shape {tuple(mask.shape)}")
-    padded: torch.Tensor = mask[(None,) * missing]
+    padded: torch.Tensor = mask[(None,) * missing] if missing else mask
     return padded
 
 

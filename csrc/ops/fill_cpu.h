@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "fill.h"
@@ -19,6 +20,11 @@ void fill_run(T* place, int64_t count, const T& word, bool one_byte) {
   if (one_byte && count * static_cast<int64_t>(sizeof(T)) > 64) {
     memset(static_cast<void*>(place), *reinterpret_cast<const unsigned char*>(&word),
            static_cast<size_t>(count) * sizeof(T));
+  } else if (count * static_cast<int64_t>(sizeof(T)) <= 64) {
+    for (int64_t i = 0; i < count; ++i) {
+      place[i] = word;
+      asm volatile("" ::: "memory");  // no vectors: getting them under way takes longer than a few stores
+    }
   } else {
     for (int64_t i = 0; i < count; ++i) place[i] = word;
   }
@@ -33,7 +39,7 @@ void fill_rows(const Filling& f, int64_t begin, int64_t end, int64_t first, int6
   const bool one_byte = !value && is_one_byte(f);
   const FillDim& inner = f.dims[f.rank - 1];
   const bool masked_rows = f.mask && inner.mask == 0;
-  const bool runs = inner.is_run() || (inner.weight == 1 && inner.mask == 0 && !value);
+  const bool runs = inner.is_run();
   int64_t at[kMaxDims] = {};
   int64_t rest = begin;
   for (int d = f.rank - 2; d >= 0; --d) {
@@ -64,21 +70,64 @@ void fill_rows(const Filling& f, int64_t begin, int64_t end, int64_t first, int6
   }
 }
 
+constexpr int64_t kFillUnitBytes = 1 << 16;
+
+// A mask along one dimension alone, behind which memory is contiguous, as the runs that it leaves to fill: the time
+// then follows what is masked. Runs are offset and length in elements, and none is longer than a unit.
+struct MaskRuns {
+  int dim = -1;  // none: the mask is something else
+  std::vector<std::pair<int64_t, int64_t>> runs;
+  int64_t elements = 0;  // of all runs
+
+  explicit MaskRuns(const Filling& f) {
+    if (!f.mask || f.value) return;
+    int masked = -1;
+    for (int d = 0; d < f.rank; ++d) {
+      if (f.dims[d].mask == 0) continue;
+      if (masked >= 0) return;
+      masked = d;
+    }
+    if (masked < 0) return;
+    const FillDim& along = f.dims[masked];
+    const bool last = masked == f.rank - 1;
+    const int64_t inner = last ? 1 : f.dims[f.rank - 1].size;
+    if (along.weight != inner || masked < f.rank - 2 || (!last && !f.dims[f.rank - 1].is_run())) return;
+    dim = masked;
+    const int64_t most = std::max<int64_t>(1, kFillUnitBytes / (f.item * std::max<int64_t>(1, inner)));
+    for (int64_t j = 0; j < along.size;) {
+      if (!f.mask[j * along.mask]) {
+        ++j;
+        continue;
+      }
+      int64_t end = j + 1;
+      while (end < along.size && end - j < most && f.mask[end * along.mask]) ++end;
+      runs.emplace_back(j * inner, (end - j) * inner);
+      elements += (end - j) * inner;
+      j = end;
+    }
+  }
+};
+
+// Rows begin .. end - 1 of the dimensions before the mask's, with runs `first` .. `last` - 1 of each.
+template <class T>
+void fill_mask_runs(const Filling& f, const MaskRuns& m, int64_t begin, int64_t end, size_t first, size_t last) {
+  const T word = word_of<T>(f);
+  const bool one_byte = is_one_byte(f);
+  for (int64_t row = begin; row < end; ++row) {
+    T* const place = reinterpret_cast<T*>(f.weight) + spot_of(f.dims, m.dim, row).weight;
+    for (size_t k = first; k < last; ++k) fill_run(place + m.runs[k].first, m.runs[k].second, word, one_byte);
+  }
+}
+
 // All fillings cut into units of about as many bytes each: several rows, or a part of one.
 class FillUnits {
  public:
   explicit FillUnits(const std::vector<Filling>& fillings) : fillings_(fillings) {
     cuts_.reserve(fillings.size());
     for (const Filling& f : fillings) {
-      const int64_t row = f.dims[f.rank - 1].size, rows = row == 0 ? 0 : f.count() / row;
-      Cut cut;
-      cut.before = total_;
-      cut.elements = std::max<int64_t>(1, kUnitBytes / f.item);
-      cut.rows = rows;
-      cut.rows_a_unit = row == 0 ? 1 : std::max<int64_t>(1, cut.elements / row);
-      cut.parts = cut.rows_a_unit > 1 ? 1 : ceil_div(row, cut.elements);
-      total_ += ceil_div(rows, cut.rows_a_unit) * cut.parts;
-      cuts_.push_back(cut);
+      cuts_.push_back(cut_of(f));
+      cuts_.back().before = total_;
+      total_ += ceil_div(cuts_.back().rows, cuts_.back().rows_a_unit) * cuts_.back().parts;
     }
   }
 
@@ -95,19 +144,43 @@ class FillUnits {
   }
 
  private:
-  static constexpr int64_t kUnitBytes = 1 << 16;
-
+  // `rows` of `entries` each, elements or runs of them, which cover `bytes`: so many rows a unit, or so many entries.
   struct Cut {
-    int64_t before, elements, rows, rows_a_unit, parts;
+    Cut(MaskRuns r, int64_t count, int64_t each, int64_t bytes) : runs(std::move(r)), rows(count), entries(each) {
+      rows_a_unit = std::max<int64_t>(1, kFillUnitBytes / std::max<int64_t>(1, bytes));
+      entries_a_unit = bytes <= kFillUnitBytes ? each : std::max<int64_t>(1, each * kFillUnitBytes / bytes);
+      parts = entries_a_unit == 0 ? 0 : ceil_div(each, entries_a_unit);
+    }
+
+    MaskRuns runs;
+    int64_t rows, entries, rows_a_unit, entries_a_unit, parts;
+    int64_t before = 0;
   };
 
+  static Cut cut_of(const Filling& f) {
+    MaskRuns runs(f);
+    if (f.count() == 0) return Cut(std::move(runs), 0, 0, 0);
+    if (runs.dim >= 0) {
+      int64_t rows = 1;
+      for (int d = 0; d < runs.dim; ++d) rows *= f.dims[d].size;
+      const int64_t entries = static_cast<int64_t>(runs.runs.size()), bytes = runs.elements * f.item;
+      return Cut(std::move(runs), rows, entries, bytes);
+    }
+    const int64_t row = f.dims[f.rank - 1].size;
+    return Cut(std::move(runs), f.count() / row, row, row * f.item);
+  }
+
   static void run(const Filling& f, const Cut& cut, int64_t unit) {
-    const int64_t row = unit / cut.parts * cut.rows_a_unit, size = f.dims[f.rank - 1].size;
-    const int64_t first = unit % cut.parts * cut.elements;
-    const int64_t last = cut.parts == 1 ? size : std::min(size, first + cut.elements);
+    const int64_t row = unit / cut.parts * cut.rows_a_unit, end = std::min(cut.rows, row + cut.rows_a_unit);
+    const int64_t first = unit % cut.parts * cut.entries_a_unit;
+    const int64_t last = std::min(cut.entries, first + cut.entries_a_unit);
     with_raw_type(f.item, [&](auto raw) {
       using T = typename decltype(raw)::type;
-      fill_rows<T>(f, row, std::min(cut.rows, row + cut.rows_a_unit), first, last);
+      if (cut.runs.dim >= 0) {
+        fill_mask_runs<T>(f, cut.runs, row, end, static_cast<size_t>(first), static_cast<size_t>(last));
+      } else {
+        fill_rows<T>(f, row, end, first, last);
+      }
     });
   }
 
