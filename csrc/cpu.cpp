@@ -77,8 +77,8 @@ void transfer_(Tensor weight, const Tensor source, const Ints kinds, const Ints 
 constexpr int64_t kFillUnitsPerThread = 4;
 
 void fill_(std::vector<Tensor> weights, const MaybeTensors masks, const Ints dims, const Ints counts,
-           const Ints positions, const MaybeTensors values, const Ints bits) {
-  const std::vector<Filling> fillings = make_fillings(weights, masks, dims, counts, positions, values, bits);
+           const Ints positions, const MaybeTensors values, const Ints bits, bool disjoint) {
+  const std::vector<Filling> fillings = make_fillings(weights, masks, dims, counts, positions, values, bits, disjoint);
   if (fillings.empty()) return;
   const FillUnits units(fillings);
   torch::stable::parallel_for(0, units.total(), kFillUnitsPerThread,

@@ -59,8 +59,8 @@ void update_(std::vector<Tensor> weights, const Masks masks, const Ints streams,
 }
 
 void fill_(std::vector<Tensor> weights, const MaybeTensors masks, const Ints dims, const Ints counts,
-           const Ints positions, const MaybeTensors values, const Ints bits) {
-  const std::vector<Filling> fillings = make_fillings(weights, masks, dims, counts, positions, values, bits);
+           const Ints positions, const MaybeTensors values, const Ints bits, bool disjoint) {
+  const std::vector<Filling> fillings = make_fillings(weights, masks, dims, counts, positions, values, bits, disjoint);
   if (fillings.empty()) return;
   const torch::stable::accelerator::DeviceGuard guard(weights[0].get_device_index());
   fill_cuda(fillings, current_stream(weights[0]));

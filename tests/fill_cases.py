@@ -46,6 +46,7 @@ def arguments(fills: Sequence[Fill], weights: Sequence[torch.Tensor], device: st
         [position for fill in fills for position in fill.positions or ()],
         [there(fill.value) for fill in fills],
         [word for fill in fills for word in np.frombuffer(fill.word, "<i8").tolist()],
+        False,
     )
 
 

@@ -13,15 +13,15 @@ import torch
 
 from convweights.ops import check
 from convweights.ops.fill_arguments import Entry, where_of, word_of
-from convweights.ops.fill_reference import check_alike, reference_fill_
-from convweights.ops.parameters import resolve
+from convweights.ops.fill_reference import REFUSED, check_alike, reference_fill_
+from convweights.ops.parameters import are_quick, resolve
 from convweights.ops.update_call import P
 from convweights.ops.versions import bump_versions, writing
 
 _library = torch.library.Library("convweights", "FRAGMENT")
 _library.define(
     "fill_(Tensor(a!)[] weights, Tensor?[] masks, int[] dims, int[] counts, int[] positions, Tensor?[] values, "
-    "int[] bits) -> ()"
+    "int[] bits, bool disjoint) -> ()"
 )
 _operator = torch.ops.convweights.fill_.default
 
@@ -122,6 +122,8 @@ def fill_(params: P, mask: Any, value: float = 0.0, *, frozen: bool = False) -> 
     function = "fill_"
     if mask is None:
         raise TypeError(f"{function}: mask must be a bool tensor, or a list or dict of them, got None")
+    if _fill_quickly(params, mask, value):
+        return params
     targets = resolve(function, params, mask=mask, frozen=frozen, draws=False).checked(computed=False)
     for part in targets.by_device():
         masks = part.masks or [None] * len(part.tensors)
@@ -134,6 +136,38 @@ def fill_(params: P, mask: Any, value: float = 0.0, *, frozen: bool = False) -> 
             part.around,
         )
     return params
+
+
+def _fill_quickly(params: Any, mask: Any, value: Any) -> bool:
+    """A list of plain tensors with a list of masks, or of none of that: then nothing has been written.
+
+    The native kernel finds for itself, and faster, that something is wrong with a weight or a mask; its refusal has
+    written nothing, and the checks that follow say what was refused.
+    """
+    if not (type(params) is list and type(mask) is list and len(params) == len(mask) and type(value) in (int, float)):
+        return False
+    pairs = [(weight, given) for weight, given in zip(params, mask, strict=True) if given is not None]
+    weights, masks = [weight for weight, _ in pairs], [given for _, given in pairs]
+    if torch.compiler.is_compiling() or not pairs or not are_quick(weights, masks):
+        return False
+    words = {weight.dtype: word_of("fill_", value, weight, 0)[1] for weight in weights}
+    try:
+        with writing(weights):
+            _operator(
+                weights,
+                masks,
+                [weight.ndim - given.ndim for weight, given in pairs],
+                [-1] * len(pairs),
+                [],
+                [None] * len(pairs),
+                [word for weight in weights for word in words[weight.dtype]],
+                False,
+            )
+    except RuntimeError as error:
+        if REFUSED not in str(error):
+            raise
+        return False
+    return True
 
 
 def fill_as(entries: Sequence[Entry], around: Iterable[torch.Tensor] = ()) -> None:
@@ -151,6 +185,7 @@ def fill_as(entries: Sequence[Entry], around: Iterable[torch.Tensor] = ()) -> No
             positions,
             [entry.values for entry in entries],
             [word for entry in entries for word in entry.bits],
+            True,
         )
 
 

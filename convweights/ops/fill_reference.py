@@ -20,9 +20,11 @@ def reference_fill_(
     positions: Sequence[int],
     values: Sequence[torch.Tensor | None],
     bits: Sequence[int],
+    disjoint: bool,
 ) -> None:
     """One tensor after another: all of it is written, its own bits where the mask says no."""
-    check_alike(weights)
+    if not disjoint:
+        check_alike(weights)
     rest = list(positions)
     for i, weight in enumerate(weights):
         listed, rest = (rest[: counts[i]], rest[counts[i] :]) if counts[i] >= 0 else (None, rest)

@@ -15,6 +15,7 @@ from convweights.ops.targets import Targets, tie_error
 
 Params = torch.Tensor | Iterable[torch.Tensor] | Mapping[str, torch.Tensor] | torch.nn.Module
 
+_NATIVE = frozenset({"cpu", "cuda"})
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter, torch.nn.Buffer})
 
 
@@ -85,6 +86,20 @@ def _kept(targets: Targets, frozen: bool, masks: Sequence[Any], boxes: Sequence[
         if any(given and given[i] is not None for given in (masks, boxes)):
             raise tie_error(targets, first, i)
     return sorted(first_of.values())
+
+
+def are_quick(weights: Sequence[torch.Tensor], others: Sequence[Any]) -> bool:
+    """Whether a native kernel serves the weights and can see by itself whatever might be wrong with them."""
+    return (
+        set(map(type, weights)) <= {torch.Tensor, torch.nn.Parameter}
+        and set(map(type, others)) == {torch.Tensor}
+        and {tensor.device.type for tensor in (*weights, *others)} <= _NATIVE
+        and all(tensor.requires_grad for tensor in weights if type(tensor) is torch.nn.Parameter)
+        and not any(map(torch.Tensor.is_neg, weights))
+        and not any(map(torch.Tensor.is_conj, weights))
+        and (torch.is_inference_mode_enabled() or not any(map(torch.Tensor.is_inference, weights)))
+        and all(tensor.layout is torch.strided for tensor in (*weights, *others))
+    )
 
 
 def _are_plain(tensors: Sequence[torch.Tensor]) -> bool:
