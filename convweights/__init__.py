@@ -22,6 +22,7 @@ from convweights.maps import (
     Tile,
     Truncate,
 )
+from convweights.masks import FilterMask
 from convweights.ops.channels import (
     average_channels,
     average_channels_,
@@ -40,6 +41,7 @@ __all__ = [
     "Blocks",
     "Center",
     "CheckpointError",
+    "FilterMask",
     "Identity",
     "Interleave",
     "Map",
