@@ -73,15 +73,16 @@ void transfer_(Tensor weight, const Tensor source, const Ints kinds, const Ints 
   });
 }
 
-// Units of fill, of 64 kB at the most, below which waking another thread costs more than it saves.
-constexpr int64_t kFillUnitsPerThread = 4;
+// Bytes that fill may write below which waking another thread costs more than it saves.
+constexpr int64_t kFillBytesPerThread = 1 << 18;
 
 void fill_(std::vector<Tensor> weights, const MaybeTensors masks, const Ints dims, const Ints counts,
            const Ints positions, const MaybeTensors values, const Ints bits, bool disjoint) {
   const std::vector<Filling> fillings = make_fillings(weights, masks, dims, counts, positions, values, bits, disjoint);
   if (fillings.empty()) return;
   const FillUnits units(fillings);
-  torch::stable::parallel_for(0, units.total(), kFillUnitsPerThread,
+  const int64_t grain = ceil_div(units.total() * kFillBytesPerThread, std::max<int64_t>(1, units.bytes()));
+  torch::stable::parallel_for(0, units.total(), std::max<int64_t>(1, grain),
                               [&](int64_t begin, int64_t end) { units(begin, end); });
 }
 

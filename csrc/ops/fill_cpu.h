@@ -127,11 +127,13 @@ class FillUnits {
     for (const Filling& f : fillings) {
       cuts_.push_back(cut_of(f));
       cuts_.back().before = total_;
+      bytes_ += cuts_.back().rows * cuts_.back().bytes;
       total_ += ceil_div(cuts_.back().rows, cuts_.back().rows_a_unit) * cuts_.back().parts;
     }
   }
 
   int64_t total() const { return total_; }
+  int64_t bytes() const { return bytes_; }
 
   void operator()(int64_t begin, int64_t end) const {
     const auto above = std::upper_bound(cuts_.begin(), cuts_.end(), begin,
@@ -146,14 +148,15 @@ class FillUnits {
  private:
   // `rows` of `entries` each, elements or runs of them, which cover `bytes`: so many rows a unit, or so many entries.
   struct Cut {
-    Cut(MaskRuns r, int64_t count, int64_t each, int64_t bytes) : runs(std::move(r)), rows(count), entries(each) {
+    Cut(MaskRuns r, int64_t count, int64_t each, int64_t row_bytes)
+        : runs(std::move(r)), rows(count), entries(each), bytes(row_bytes) {
       rows_a_unit = std::max<int64_t>(1, kFillUnitBytes / std::max<int64_t>(1, bytes));
       entries_a_unit = bytes <= kFillUnitBytes ? each : std::max<int64_t>(1, each * kFillUnitBytes / bytes);
       parts = entries_a_unit == 0 ? 0 : ceil_div(each, entries_a_unit);
     }
 
     MaskRuns runs;
-    int64_t rows, entries, rows_a_unit, entries_a_unit, parts;
+    int64_t rows, entries, bytes, rows_a_unit, entries_a_unit, parts;
     int64_t before = 0;
   };
 
@@ -186,7 +189,7 @@ class FillUnits {
 
   const std::vector<Filling>& fillings_;
   std::vector<Cut> cuts_;
-  int64_t total_ = 0;
+  int64_t total_ = 0, bytes_ = 0;
 };
 
 }  // namespace convweights
