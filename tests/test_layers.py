@@ -562,6 +562,7 @@ ADAPT = [
         {"padding": "same"},
         "layer must be one that torch can make of these sizes, got Conv2d",
     ),
+    (nn.Conv2d(3, 8, 3), {"rescale": "sum"}, "rescale must be 'none' or 'uniform' or 'exact', got 'sum'"),
     (nn.Conv2d(3, 8, 3), {"init": []}, "init must be 'normal' or"),
     (nn.Conv2d(3, 8, 3), {"init": {"how": [1]}}, "init must be 'normal' or"),
     (nn.Conv2d(3, 8, 3), {"in_channels": 0}, "in_channels must be at least 1, got 0"),

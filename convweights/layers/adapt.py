@@ -12,8 +12,9 @@ from torch import nn
 from convweights.fitting.errors import sentence
 from convweights.fitting.modules import _CONVOLUTIONS, _TRANSPOSED, contents_of
 from convweights.fitting.settings import Size, parse_size
-from convweights.layers.layer import KERNELS, initializer, new_outputs, plan_layer
+from convweights.layers.layer import KERNELS, initializer, new_outputs, plan_layer, rescaled
 from convweights.layers.write import write
+from convweights.maps import RESCALES
 from convweights.ops import check
 
 Wanted = int | Mapping[str, Any] | None
@@ -80,6 +81,7 @@ def adapt_layer(
         raise TypeError(sentence(function, "layer", must, type(layer).__name__, remedy))
     source = contents_of(function, "layer", layer)
     check.choice(function, "kernel", kernel, KERNELS[1:])
+    check.choice(function, "rescale", rescale, RESCALES)
     begin = initializer(function, init, seed)
     given = {"in_channels": in_channels, "out_channels": out_channels}
     asked = {
@@ -95,14 +97,6 @@ def adapt_layer(
         asked = _depthwise(arguments, asked)
     _resize(function, layer, arguments, asked)
     _rekernel(function, layer, arguments, kernel_size, padding)
-    if asked["in_channels"].rescale is None and asked["in_channels"].how in (
-        None,
-        "tile",
-        "interleave",
-        "blocks",
-        "strided",
-    ):
-        asked["in_channels"] = Size(asked["in_channels"].to, asked["in_channels"].how, rescale)
     try:
         new = type(layer)(**arguments, device="meta").to_empty(device=_device(layer))
     except (ValueError, RuntimeError, TypeError) as error:
@@ -112,7 +106,7 @@ def adapt_layer(
     target = contents_of(function, "target", new)
     begin_kernel = begin or Size(how="init", arguments=(("seed", seed),))
     sizes = {
-        "in_channels": _how(asked["in_channels"]),
+        "in_channels": rescaled(_how(asked["in_channels"]), rescale),
         "out_channels": new_outputs(_how(asked["out_channels"]), begin, target, source),
         "kernel_size": begin_kernel if kernel == "init" else Size(how=kernel),
     }

@@ -146,8 +146,13 @@ def channels(function: str, argument: str, how: How, rescale: str | None = None)
     else:
         given = how if isinstance(how, (str, Mapping)) else {"select": how}
         size = parse_size(function, argument, argument, given)
+    return rescaled(size, rescale)
+
+
+def rescaled(size: Size, rescale: str | None) -> Size:
+    """The same with a rescaling, where channels are replicated or averaged and it says none itself."""
     if size.rescale is None and size.how in (None, "tile", "interleave", "blocks", "strided"):
-        size = dataclasses.replace(size, rescale=rescale)
+        return dataclasses.replace(size, rescale=rescale)
     return size
 
 
