@@ -11,7 +11,7 @@ import random
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,37 @@ class Case:
                 unit = torch.finfo(self.output.dtype).eps * self.source.abs().max().item()
                 same = torch.allclose(self.output, self.expected, rtol=0, atol=2 * unit)
             if not same:
+                raise AssertionError(f"{self.name}: {contender.name} must give the expected result before it is timed")
+
+
+class InPlace(Case):
+    """Weights that every contender changes in place, from the values they start with."""
+
+    def __init__(self, name: str, title: str, weights: Sequence[torch.Tensor], **more: Any) -> None:
+        super().__init__(name, title, *[weights[0]] * 3, **more)
+        self.weights, self.start = weights, [weight.clone() for weight in weights]
+
+    @property
+    def moved(self) -> int:
+        return 2 * sum(weight.nbytes for weight in self.weights)
+
+    def floor(self) -> Contender:
+        def multiply() -> None:
+            for weight in self.weights:
+                weight.mul_(0.999999)
+
+        return Contender("mul_ of the same weights", "floor", multiply)
+
+    def is_right(self, contender: Contender) -> bool:
+        """Whether the weights are what the contender should have made of them."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        for contender in self.contenders:
+            for weight, start in zip(self.weights, self.start, strict=True):
+                weight.copy_(start)
+            contender.run()
+            if not self.is_right(contender):
                 raise AssertionError(f"{self.name}: {contender.name} must give the expected result before it is timed")
 
 

@@ -93,7 +93,7 @@ void update_(std::vector<Tensor> weights, const Masks masks, const Ints streams,
              double decay, double shift, const std::vector<double> scales, const Ints seeds, int64_t step,
              bool accumulate, bool stochastic, bool disjoint, const std::optional<Tensor> state) {
   const std::vector<Piece> pieces = make_pieces(weights, masks, streams, boxes);
-  if (!disjoint) check_disjoint(pieces);
+  if (!disjoint) check_disjoint("update_", pieces, &UpdateDim::stride);
   Recipe recipe = make_recipe(distribution, decay, shift, scales, seeds, step, accumulate, stochastic, pieces);
   const int64_t* const at = state_of(state, weights, recipe.count);
   if (at) {

@@ -30,4 +30,10 @@ constexpr int kMaxDims = 8;
 
 CW_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// In 32 bits where they do, which on CUDA takes a fraction of the time.
+CW_HD int64_t quotient(int64_t a, int64_t b) {
+  if (((a | b) >> 32) == 0) return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
+  return a / b;
+}
+
 }  // namespace convweights

@@ -4,7 +4,7 @@ import pytest
 import torch
 from bits import assert_same_bits, storage_of
 from cases import Case
-from fill_cases import Fill, arguments
+from fill_cases import Fill, arguments, by_reference
 from samples import FILL_SAMPLES, MAKERS, OP_SAMPLES, UPDATE_SAMPLES, WRITERS, Writer
 from torch.profiler import ProfilerActivity, profile
 from update_cases import UpdateCase, operator, plain
@@ -45,6 +45,15 @@ def test_opcheck_of_fill(device: str, fills: list[Fill]):
     weights = [fill.weight.on(device) for fill in fills]
     checks = torch.library.opcheck(torch.ops.convweights.fill_.default, arguments(fills, weights, device))
     assert set(checks.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("fills", FILL_SAMPLES.values(), ids=FILL_SAMPLES)
+def test_samples_of_fill(device: str, fills: list[Fill]):
+    weights = [fill.weight.on(device) for fill in fills]
+    torch.ops.convweights.fill_(*arguments(fills, weights, device))
+    for found, expected in zip(weights, by_reference(fills), strict=True):
+        assert_same_bits(storage_of(found), storage_of(expected))
+    assert torch.ops.convweights.fill_(*arguments(fills, [w.to("meta") for w in weights], "meta")) is None
 
 
 @pytest.mark.parametrize("name", ["tile", "pad", "select", "blocks"])

@@ -15,26 +15,7 @@ from convweights.checkpoint import diff as differences
 from convweights.checkpoint.convert import convert as convert_checkpoint
 from convweights.checkpoint.convert import plan_conversion
 from convweights.checkpoint.formats import open_checkpoint
-from convweights.cli.flags import (
-    Deflate,
-    Drop,
-    Dtype,
-    Groups,
-    InChannels,
-    Inflate,
-    KernelSize,
-    Layouts,
-    Like,
-    New,
-    NoStrict,
-    Only,
-    OutChannels,
-    Renames,
-    RulesFile,
-    Seed,
-    Select,
-    gather,
-)
+from convweights.cli.flags import Dtype, Like, NoStrict, gather, with_rule_flags
 from convweights.cli.output import print_json, sentences, show_outcome, show_table
 from convweights.fitting.errors import CheckpointError, sentence
 from convweights.fitting.report import dtype_name, size
@@ -107,23 +88,11 @@ def inspect(file: Annotated[Path, typer.Argument(metavar="FILE", show_default=Fa
 
 
 @app.command()
+@with_rule_flags
 def plan(
     source: Source,
     target: Target,
-    in_channels: InChannels = None,
-    out_channels: OutChannels = None,
-    select: Select = None,
-    kernel_size: KernelSize = None,
-    inflate: Inflate = None,
-    deflate: Deflate = None,
-    groups: Groups = None,
-    layout: Layouts = None,
-    rename: Renames = None,
-    drop: Drop = None,
-    only: Only = None,
-    new: New = None,
-    seed: Seed = None,
-    rules: RulesFile = None,
+    asked: dict[str, Any],
     like: Like = None,
     no_strict: NoStrict = False,
     dtype: Dtype = None,
@@ -132,23 +101,7 @@ def plan(
 ) -> None:
     """Show what convert would do, with all its checks. Writes nothing."""
     with sentences():
-        flags = gather(
-            "plan",
-            rules,
-            seed,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            select=select,
-            kernel_size=kernel_size,
-            inflate=inflate,
-            deflate=deflate,
-            groups=groups,
-            layout=layout,
-            rename=rename,
-            drop=drop,
-            only=only,
-            new=new,
-        )
+        flags = gather("plan", **asked)
         planned = plan_conversion(
             source, target, rules=flags.rules, like=like, dtype=dtype, strict=not no_strict, overwrite=overwrite
         )
@@ -156,23 +109,11 @@ def plan(
 
 
 @app.command()
+@with_rule_flags
 def convert(
     source: Source,
     target: Target,
-    in_channels: InChannels = None,
-    out_channels: OutChannels = None,
-    select: Select = None,
-    kernel_size: KernelSize = None,
-    inflate: Inflate = None,
-    deflate: Deflate = None,
-    groups: Groups = None,
-    layout: Layouts = None,
-    rename: Renames = None,
-    drop: Drop = None,
-    only: Only = None,
-    new: New = None,
-    seed: Seed = None,
-    rules: RulesFile = None,
+    asked: dict[str, Any],
     like: Like = None,
     no_strict: NoStrict = False,
     dtype: Dtype = None,
@@ -182,23 +123,7 @@ def convert(
 ) -> None:
     """Write SRC, changed as asked, to DST: whole, or not at all. Prints the rules that repeat the flags."""
     with sentences():
-        flags = gather(
-            "convert",
-            rules,
-            seed,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            select=select,
-            kernel_size=kernel_size,
-            inflate=inflate,
-            deflate=deflate,
-            groups=groups,
-            layout=layout,
-            rename=rename,
-            drop=drop,
-            only=only,
-            new=new,
-        )
+        flags = gather("convert", **asked)
         report = convert_checkpoint(
             source,
             target,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,6 +55,44 @@ Seed = Annotated[int | None, typer.Option(help="Of the initialisers that flags a
 RulesFile = Annotated[Path | None, typer.Option("--rules", help="A TOML file of rules.", show_default=False)]
 
 
+# By the fields of a rule that they set; select is a way of in_channels.
+RULE_FLAGS: dict[str, Any] = {
+    "in_channels": InChannels,
+    "out_channels": OutChannels,
+    "select": Select,
+    "kernel_size": KernelSize,
+    "inflate": Inflate,
+    "deflate": Deflate,
+    "groups": Groups,
+    "layout": Layouts,
+    "rename": Renames,
+    "drop": Drop,
+    "only": Only,
+    "new": New,
+}
+
+
+def with_rule_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the flags of rules, with --rules and --seed; it is called with all these as ``asked``."""
+    shared = {**RULE_FLAGS, "rules": RulesFile, "seed": Seed}
+    given = inspect.signature(command, eval_str=True).parameters
+    added = [
+        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=a) for n, a in shared.items()
+    ]
+
+    def run(**arguments: Any) -> None:
+        asked = {name: arguments.pop(name) for name in shared}
+        command(**arguments, asked=asked)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in given.values() if p.name != "asked"]
+    lead = [p for p in parameters if p.default is inspect.Parameter.empty]
+    ordered = [*lead, *added, *(p for p in parameters if p not in lead)]
+    run.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
+
+
 @dataclass(frozen=True)
 class Flags:
     """All that was asked on the command line, with the rules of the file first."""
@@ -69,7 +108,7 @@ class Flags:
         return "\n\n".join([f"# the same by a file: {command}", *(rule.toml() for rule in self.rules)])
 
 
-def gather(function: str, rules: Path | None, seed: int | None, **flags: Sequence[str] | None) -> Flags:
+def gather(function: str, *, rules: Path | None, seed: int | None, **flags: Sequence[str] | None) -> Flags:
     """The rules of the file, then those of the flags, named as the fields they set."""
     gathered = list(load_rules(function, rules))
     before, drawn = len(gathered), False

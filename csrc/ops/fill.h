@@ -73,10 +73,8 @@ struct FillSpot {
 CW_HD FillSpot spot_of(const FillDim* dims, int rank, int64_t i) {
   FillSpot spot;
   for (int d = rank - 1; d >= 0; --d) {
-    const int64_t size = dims[d].size;
-    const bool narrow = ((i | size) >> 32) == 0;
-    const int64_t rest = narrow ? static_cast<uint32_t>(i) / static_cast<uint32_t>(size) : i / size;
-    spot.move(dims[d], i - rest * size);
+    const int64_t rest = quotient(i, dims[d].size);
+    spot.move(dims[d], i - rest * dims[d].size);
     i = rest;
   }
   return spot;

@@ -1,13 +1,12 @@
 // fill's operator: from torch's arguments to fillings, for both libraries.
 #pragma once
 
-#include <algorithm>
 #include <optional>
-#include <utility>
 #include <vector>
 
 #include "fill.h"
 #include "op_arguments.h"
+#include "spans.h"
 
 namespace convweights {
 
@@ -60,36 +59,6 @@ inline Filling narrowed(Filling f, int64_t dim, int64_t at, int64_t size) {
   return f;
 }
 
-// Elements from the first to behind the last; 0 where strides do not nest, so that two elements may share a place.
-inline int64_t span_of(const Filling& f) {
-  FillDim dims[kMaxDims];
-  std::copy(f.dims, f.dims + f.rank, dims);
-  std::sort(dims, dims + f.rank, [](const FillDim& a, const FillDim& b) { return a.weight < b.weight; });
-  int64_t span = 1;
-  for (int d = 0; d < f.rank; ++d) {
-    if (dims[d].size == 1) continue;
-    if (dims[d].weight < span) return 0;
-    span += (dims[d].size - 1) * dims[d].weight;
-  }
-  return span;
-}
-
-// That no two elements share a place, or may do so as far as the reach of strides tells: who knows better says so.
-inline void check_disjoint(const std::vector<Filling>& wholes) {
-  std::vector<std::pair<const char*, const char*>> spans;
-  spans.reserve(wholes.size());
-  for (const Filling& f : wholes) {
-    if (f.count() == 0) continue;
-    const int64_t span = span_of(f);
-    CW_CHECK(span > 0, "fill_: weights must give each element a place of its own");
-    spans.emplace_back(f.weight, f.weight + span * f.item);
-  }
-  std::sort(spans.begin(), spans.end());
-  for (size_t i = 1; i < spans.size(); ++i) {
-    CW_CHECK(spans[i - 1].second <= spans[i].first, "fill_: weights must not share memory with each other");
-  }
-}
-
 // All that is checked is checked before anything is written. Of `counts` -1 stands for no list of positions: a mask,
 // or everything, is meant then.
 inline std::vector<Filling> make_fillings(const std::vector<Tensor>& weights, const MaybeTensors& masks,
@@ -125,7 +94,7 @@ inline std::vector<Filling> make_fillings(const std::vector<Tensor>& weights, co
     }
   }
   CW_CHECK(next == positions.size(), "fill_: positions must hold as many numbers as counts say");
-  if (!disjoint) check_disjoint(wholes);
+  if (!disjoint) check_disjoint("fill_", wholes, &FillDim::weight);
   return fillings;
 }
 

@@ -2,8 +2,6 @@
 // and in the logical index, reduced to what the loops need.
 #pragma once
 
-#include <algorithm>
-
 #include "../dtypes.h"
 
 namespace convweights {
@@ -51,20 +49,6 @@ inline void reduce(Piece& p) {
   p.rank = rank;
 }
 
-// Elements from the first to behind the last; 0 where strides do not nest, so that two elements may share a place.
-inline int64_t span_of(const Piece& p) {
-  UpdateDim dims[kMaxDims];
-  std::copy(p.dims, p.dims + p.rank, dims);
-  std::sort(dims, dims + p.rank, [](const UpdateDim& a, const UpdateDim& b) { return a.stride < b.stride; });
-  int64_t span = 1;
-  for (int d = 0; d < p.rank; ++d) {
-    if (dims[d].size == 1) continue;
-    if (dims[d].stride < span) return 0;
-    span += (dims[d].size - 1) * dims[d].stride;
-  }
-  return span;
-}
-
 // The last dimensions, from `first` on, whose elements follow one another in the logical index: `size` of them, which
 // recur `rows` times in the dimensions before. None where even the last dimension's do not; then size is 1.
 struct Block {
@@ -93,12 +77,6 @@ struct Spot {
     index += by * dim.index;
   }
 };
-
-// In 32 bits where they do, which on CUDA takes a fraction of the time.
-CW_HD int64_t quotient(int64_t a, int64_t b) {
-  if (((a | b) >> 32) == 0) return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
-  return a / b;
-}
 
 // The spot of position `i` of the dimensions begin .. end - 1, counted in their order.
 CW_HD Spot spot_of(const UpdateDim* dims, int begin, int end, int64_t i) {

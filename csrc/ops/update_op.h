@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <optional>
-#include <utility>
 #include <vector>
 
 #include "op_arguments.h"
+#include "spans.h"
 #include "update.h"
 #include "update_recipe.h"
 
@@ -76,22 +76,6 @@ inline std::vector<Piece> make_pieces(const std::vector<Tensor>& weights, const 
     if (box) box += 2 * weights[i].dim();
   }
   return pieces;
-}
-
-// That no two elements share a place, or may do so as far as the reach of strides tells: who knows better says so.
-inline void check_disjoint(const std::vector<Piece>& pieces) {
-  std::vector<std::pair<const char*, const char*>> spans;
-  spans.reserve(pieces.size());
-  for (const Piece& p : pieces) {
-    if (p.count() == 0) continue;
-    const int64_t span = span_of(p);
-    CW_CHECK(span > 0, "update_: weights must give each element a place of its own");
-    spans.emplace_back(p.weight, p.weight + span * p.item);
-  }
-  std::sort(spans.begin(), spans.end());
-  for (size_t i = 1; i < spans.size(); ++i) {
-    CW_CHECK(spans[i - 1].second <= spans[i].first, "update_: weights must not share memory with each other");
-  }
 }
 
 inline Recipe make_recipe(int64_t distribution, double decay, double shift, const std::vector<double>& scales,
