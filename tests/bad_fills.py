@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from bad_input import ErrorInput, row, t
 from torch import nn
@@ -52,7 +53,97 @@ def bad_fills() -> list[ErrorInput]:
         ),
         filters("text", lambda d: (weight(d), "0"), TypeError, "mask must be a bool tensor or integers, got '0'"),
         filters(
-            "bools", lambda d: (weight(d), [True] * 4), TypeError, "mask must be a bool tensor or integers, got True"
+            "bools",
+            lambda d: (weight(d), [True] * 4),
+            TypeError,
+            "mask must be a bool tensor or integers, got True; make a bool tensor of it",
+        ),
+        filters(
+            "bool tensors",
+            lambda d: (weight(d), [torch.tensor(False)] * 4),
+            TypeError,
+            r"mask must be a bool tensor or integers, got tensor\(False\); make a bool tensor of it",
+        ),
+        filters(
+            "arrays",
+            lambda d: (weight(d), [np.array([0, 1])]),
+            TypeError,
+            r"mask must be a bool tensor or integers, got array\(\[0, 1\]\)",
+        ),
+        filters(
+            "uint8",
+            lambda d: (weight(d), torch.ones(4, dtype=torch.uint8)),
+            TypeError,
+            r"mask must be a bool tensor or integers, got uint8, which may be either; call bool\(\) or long\(\) first",
+        ),
+        filters(
+            "sparse indices",
+            lambda d: (weight(d), torch.ones(4, dtype=torch.int64).to_sparse()),
+            TypeError,
+            "mask must be a dense .*",
+        ),
+        filters(
+            "elements",
+            lambda d: (weight(d), truth(d, 4, 3, 2)),
+            ValueError,
+            rf"{length} \(4, 3, 2\); call fill_ for single elements",
+        ),
+        ErrorInput(
+            "fill_filters_ by its own weight",
+            lambda d: (cw.fill_filters_, (w := truth(d, 3, 3), w.T), {}),
+            ValueError,
+            "fill_filters_: mask must not share memory with a weight, got views of one storage; pass a clone",
+        ),
+        ErrorInput(
+            "fill_ by its own weight",
+            lambda d: (cw.fill_, (w := truth(d, 3, 3), w.T), {}),
+            ValueError,
+            "fill_: mask must not share memory with a weight, got views of one storage; pass a clone",
+        ),
+        ErrorInput(
+            "fill_ by another weight",
+            lambda d: (cw.fill_, ([w := truth(d, 3), truth(d, 3)], [truth(d, 3), w]), {}),
+            ValueError,
+            r"fill_: mask of params\[1\] must not share memory with a weight, got views of one storage; pass a clone",
+        ),
+        filters("9 dimensions", lambda d: (t(d, *[1] * 9), [0]), ValueError, "weight must have at most 8 .*, got 9"),
+        fill(
+            "a mask for a frozen parameter",
+            lambda d: (conv(d).requires_grad_(False), {"bias": truth(d, 6)}),
+            ValueError,
+            r"params must hold a parameter that requires a gradient, got 2 frozen; pass frozen=True to write those",
+        ),
+        fill(
+            "a mask for one of them",
+            lambda d: ([t(d, 3), nn.Parameter(t(d, 3), requires_grad=False)], [None, truth(d, 3)]),
+            ValueError,
+            r"params\[1\] must require a gradient where it has a mask, got a frozen parameter; pass frozen=True .*",
+        ),
+        fill("a tensor of values", lambda d: (t(d, 3), truth(d, 3), t(d, 3)), TypeError, r"value must be a number, .*"),
+        filters(
+            "value past complex64",
+            lambda d: (t(d, 3, dtype=torch.complex64), [0], 1e39),
+            ValueError,
+            r"value must be one that complex64 can hold, got 1e\+39",
+        ),
+        filters(
+            "value past float8",
+            lambda d: (t(d, 3).to(torch.float8_e4m3fn), [0], 1000.0),
+            ValueError,
+            r"value must be one that float8_e4m3fn can hold, got 1000\.0",
+        ),
+        filters(
+            "a negative without a sign",
+            lambda d: (t(d, 3).abs().to(torch.float8_e8m0fnu), [0], -1.0),
+            ValueError,
+            r"value must be one that float8_e8m0fnu can hold, got -1\.0",
+        ),
+        filters(
+            "bias of another dtype",
+            lambda d: (weight(d), [0], t(d, 4)),
+            TypeError,
+            "value must have the dtype of bias, float64, got float32; .*",
+            bias=torch.zeros(4, dtype=torch.float64),
         ),
         filters("index 4", lambda d: (weight(d), [0, 4]), ValueError, r"mask must lie in -4 \.\. 3, got 4"),
         filters("index -5", lambda d: (weight(d), -5), ValueError, r"mask must lie in -4 \.\. 3, got -5"),
@@ -171,7 +262,7 @@ def bad_fills() -> list[ErrorInput]:
             cw.set_kernel_,
             lambda d: (conv(d), 5, 1, t(d, 5, 5)),
             ValueError,
-            r"set_kernel_: value must have the shape of the part at index, \(3, 3\), got \(5, 5\)",
+            r"set_kernel_: value must have the shape of the kernel, \(3, 3\), got \(5, 5\)",
         ),
         row(
             "set_kernel_ past the end",

@@ -201,3 +201,36 @@ def test_uniform_numbers_in_chosen_filters(device: str):
     fresh = cw.init.uniform_(torch.empty(4, 3, 3, 3, device=device), -0.5, 0.5, seed=3, stream="conv")
     assert_same_bits(weight[0], fresh[0])
     assert_same_bits(weight[1:3], nans(4, 3, 3, 3, device=device)[1:3])
+
+
+def test_lazily_negated_and_conjugated_values(device: str):
+    value = torch.tensor([1 + 2j, 3 + 4j], device=device)
+    weight = torch.zeros(2, device=device)
+    cw.fill_filters_(weight, [0, 1], value.conj().imag)
+    assert weight.tolist() == [-2.0, -4.0]
+    other = torch.zeros(2, dtype=torch.complex64, device=device)
+    cw.fill_filters_(other, [0, 1], value.conj())
+    assert other.tolist() == [1 - 2j, 3 - 4j]
+
+
+def test_one_value_for_all_filters(device: str):
+    weight = torch.ones(4, 3, device=device)
+    cw.fill_filters_(weight, [0, 2], torch.tensor([5.0], device=device))
+    assert weight[:, 0].tolist() == [5, 1, 5, 1]
+
+
+@pytest.mark.parametrize("positions", [[2**63 - 2, 2**63 - 1], [2**63 - 1], [0, 4], [-1]])
+def test_the_operator_refuses_positions_outside(positions: list[int]):
+    weight = torch.ones(4)
+    with pytest.raises(RuntimeError, match=r"positions must lie in 0 \.\. 3"):
+        torch.ops.convweights.fill_([weight], [None], [0], [len(positions)], positions, [None], [0, 0], True)
+    with pytest.raises(RuntimeError, match="positions must hold as many numbers as counts say"):
+        torch.ops.convweights.fill_([weight], [None], [0], [2**63 - 1], [1], [None], [0, 0], True)
+    assert weight.tolist() == [1, 1, 1, 1]
+
+
+def test_fake_tensors(device: str):
+    with torch._subclasses.FakeTensorMode():
+        layer = nn.Conv2d(3, 4, 3, device=device)
+        cw.fill_(layer, {"weight": torch.ones(4, 1, 1, 1, dtype=torch.bool, device=device)})
+        cw.fill_filters_(layer.weight, [0], torch.ones(4, device=device))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
 
 from convweights.ops import check
+from convweights.ops.numbers import number_as
 from convweights.ops.transfer import transfer_as
 
 
@@ -41,8 +41,10 @@ def assign_(parameter: torch.Tensor, value: Any, index: Any = None, *, cast: boo
     return assign_as("assign_", parameter, value, index, cast)
 
 
-def assign_as(function: str, parameter: torch.Tensor, value: Any, index: Any, cast: bool) -> torch.Tensor:
-    """:func:`assign_` on behalf of ``function``, whose name errors carry."""
+def assign_as(
+    function: str, parameter: torch.Tensor, value: Any, index: Any, cast: bool, place_name: str = ""
+) -> torch.Tensor:
+    """:func:`assign_` on behalf of ``function``, whose name errors carry, and which calls the part ``place_name``."""
     check.writable(function, "parameter", parameter)
     if not isinstance(cast, bool):
         raise TypeError(f"{function}: cast must be True or False, got {cast!r}")
@@ -54,8 +56,9 @@ def assign_as(function: str, parameter: torch.Tensor, value: Any, index: Any, ca
         return parameter
     values = _tensor(function, value)
     if values.shape != place.shape:
+        whole = "parameter" if index is None else "the part at index"
         raise ValueError(
-            f"{function}: value must have the shape of {'parameter' if index is None else 'the part at index'}, "
+            f"{function}: value must have the shape of {place_name or whole}, "
             f"{tuple(place.shape)}, got {tuple(values.shape)}{_remedy(tuple(values.shape), tuple(place.shape))}"
         )
     values = values.to(place.device)
@@ -86,20 +89,10 @@ def _part(function: str, parameter: torch.Tensor, index: Any) -> torch.Tensor:
 
 def _number(function: str, value: Any, dtype: torch.dtype, cast: bool) -> torch.Tensor:
     """One number in a dtype: rounded, but neither to an infinity nor, unless ``cast``, to another integer."""
-    number = value.item() if isinstance(value, np.generic) else value
-    try:
-        held = torch.tensor([number], dtype=dtype)
-        given, found = complex(number), complex(held.to(torch.complex128).item())
-        fits = all(
-            math.isfinite(a) == math.isfinite(b) for a, b in ((given.real, found.real), (given.imag, found.imag))
-        )
-        if not (dtype.is_floating_point or dtype.is_complex or cast):
-            fits = held.item() == number
-    except (RuntimeError, TypeError, ValueError, OverflowError):
-        fits = False
-    if not fits:
+    held = number_as(value.item() if isinstance(value, np.generic) else value, dtype, rounded=cast)
+    if held is None:
         raise ValueError(f"{function}: value must be one that {check.name(dtype)} can hold, got {value!r}")
-    return held[0]
+    return held
 
 
 def _tensor(function: str, value: Any) -> torch.Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from convweights.fitting.axes import IN, OUT
-from convweights.fitting.modules import axes_in
 from convweights.layers.assign import assign_as
+from convweights.layers.parts import Parts, parts_of
 from convweights.ops import check
 from convweights.ops.fill import fill_as
 from convweights.ops.fill_arguments import Entry, positions_of
@@ -34,12 +34,11 @@ def zero_filters_(layer: nn.Module, filters: Any) -> nn.Module:
     tensor([False,  True,  True,  True,  True, False])
     """
     function = "zero_filters_"
-    entries = _entries(function, layer, OUT, "filters", filters)
-    bias = getattr(layer, "bias", None)
-    if bias is not None:
-        check.writable(function, "bias of layer", bias)
-        which = _which(function, "filters", filters, bias, bias.shape[0])
-        entries.append(Entry(bias, which[0], 0, which[1], None, (0, 0)))
+    parts = parts_of(function, "layer", layer)
+    which = _which(function, "filters", filters, parts, OUT)
+    entries = _entries(parts, OUT, *which)
+    if parts.bias is not None:
+        entries.append(Entry(parts.bias, which[0], 0, which[1], None, (0, 0)))
     fill_as(entries)
     return layer
 
@@ -66,7 +65,9 @@ def zero_input_channels_(layer: nn.Module, channels: Any) -> nn.Module:
             [False,  True],
             [False,  True]])
     """
-    fill_as(_entries("zero_input_channels_", layer, IN, "channels", channels))
+    function = "zero_input_channels_"
+    parts = parts_of(function, "layer", layer)
+    fill_as(_entries(parts, IN, *_which(function, "channels", channels, parts, IN)))
     return layer
 
 
@@ -91,9 +92,9 @@ def set_kernel_(layer: nn.Module, filter: int, channel: int, value: Any, *, cast
     True
     """
     function = "set_kernel_"
-    weight, groups, transposed = _weight(function, layer)
-    inner = weight.shape[1]
-    outputs, inputs = (inner * groups, weight.shape[0]) if transposed else (weight.shape[0], inner * groups)
+    parts = parts_of(function, "layer", layer)
+    groups, inner = parts.groups, parts.weight.shape[1]
+    outputs, inputs = parts.channels(OUT), parts.channels(IN)
     output, source = (
         _number(function, argument, number, size)
         for argument, number, size in (("filter", filter, outputs), ("channel", channel, inputs))
@@ -104,52 +105,39 @@ def set_kernel_(layer: nn.Module, filter: int, channel: int, value: Any, *, cast
             f"{function}: channel must be of the filter's group, {group} of {groups}, "
             f"whose channels are {group * inputs // groups} .. {(group + 1) * inputs // groups - 1}, got {channel}"
         )
-    index = (source, output % inner) if transposed else (output, source % inner)
-    assign_as(function, weight, value, index, cast)
+    index = (source, output % inner) if parts.transposed else (output, source % inner)
+    assign_as(function, parts.weight, value, index, cast, "the kernel")
     return layer
 
 
-def _weight(function: str, layer: nn.Module) -> tuple[torch.Tensor, int, bool]:
-    """The weight, its groups, and whether input channels come first."""
-    weight = layer._parameters.get("weight") if isinstance(layer, nn.Module) else None
-    axes = None if weight is None else axes_in(layer, "weight", weight)
-    if weight is None or axes is None or IN not in axes.roles:
-        raise TypeError(f"{function}: layer must be a convolution or a Linear, got {type(layer).__name__}")
-    check.writable(function, "weight of layer", weight)
-    return weight, axes.groups, axes.roles[0] == IN
-
-
-def _entries(function: str, layer: nn.Module, role: str, argument: str, given: Any) -> list[Entry]:
+def _entries(parts: Parts, role: str, mask: torch.Tensor | None, positions: list[int] | None) -> list[Entry]:
     """What to set to zero. Channels that lie behind the first dimension are those of one group, group by group."""
-    weight, groups, transposed = _weight(function, layer)
-    first = (role == IN) == transposed
-    count = weight.shape[0] if first else weight.shape[1] * groups
-    mask, positions = _which(function, argument, given, weight, count)
-    if first or groups == 1:
-        return [Entry(weight, mask, 0 if first else 1, positions, None, (0, 0))]
-    grouped = weight.detach().unflatten(0, (groups, -1))
     if mask is not None:
-        return [Entry(grouped, mask.reshape(groups, 1, -1), 0, None, None, (0, 0))]
-    inner = weight.shape[1]
+        weight, spread = parts.masked(role, mask)
+        return [Entry(weight, spread, 0, None, None, (0, 0))]
+    if parts.is_first(role) or parts.groups == 1:
+        return [Entry(parts.weight, None, 0 if parts.is_first(role) else 1, positions, None, (0, 0))]
+    grouped, inner = parts.by_group(parts.weight), parts.weight.shape[1]
     return [
         Entry(grouped[group], None, 1, own, None, (0, 0))
-        for group in range(groups)
+        for group in range(parts.groups)
         if (own := [position % inner for position in positions or () if position // inner == group])
     ]
 
 
 def _which(
-    function: str, argument: str, given: Any, weight: torch.Tensor, count: int
+    function: str, argument: str, given: Any, parts: Parts, role: str
 ) -> tuple[torch.Tensor | None, list[int] | None]:
-    if isinstance(given, torch.Tensor) and given.dtype == torch.bool:
-        check.dense(function, argument, given)
-        check.same_device(function, argument, given, weight)
-        if tuple(given.shape) != (count,):
-            raise ValueError(
-                f"{function}: {argument} must have one entry for each of {count}, got shape {tuple(given.shape)}"
-            )
-        return given, None
-    return None, positions_of(function, argument, given, count)
+    count = parts.channels(role)
+    if not (isinstance(given, torch.Tensor) and given.dtype == torch.bool):
+        return None, positions_of(function, argument, given, count)
+    check.dense(function, argument, given)
+    check.same_device(function, argument, given, parts.weight)
+    if tuple(given.shape) != (count,):
+        raise ValueError(
+            f"{function}: {argument} must have one entry for each of {count}, got shape {tuple(given.shape)}"
+        )
+    return given, None
 
 
 def _number(function: str, argument: str, number: Any, size: int) -> int:

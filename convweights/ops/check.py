@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._subclasses import FakeTensor
 
 COMPUTE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -63,6 +64,11 @@ def writable(function: str, argument: str, weight: torch.Tensor) -> None:
             f"{function}: {argument} must give each element a place of its own, got strides {weight.stride()} "
             f"for shape {tuple(weight.shape)}; call {argument}.clone() first"
         )
+
+
+def rank(function: str, argument: str, weight: torch.Tensor) -> None:
+    if weight.ndim > MAX_DIMENSIONS:
+        raise ValueError(f"{function}: {argument} must have at most {MAX_DIMENSIONS} dimensions, got {weight.ndim}")
 
 
 def same_device(function: str, argument: str, value: torch.Tensor, weight: torch.Tensor) -> None:
@@ -147,12 +153,17 @@ def overlaps_itself(tensor: torch.Tensor) -> bool:
     return False
 
 
+def have_addresses(*tensors: torch.Tensor) -> bool:
+    """Not so under torch.compile, and in fake tensor mode."""
+    return not (torch.compiler.is_compiling() or any(isinstance(tensor, FakeTensor) for tensor in tensors))
+
+
 def overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors share memory, decided exactly by numpy on addresses; too hard to decide counts as yes.
 
-    Under torch.compile tensors have no addresses, and the answer is no.
+    Where tensors have no addresses the answer is no.
     """
-    if torch.compiler.is_compiling() or a.numel() == 0 or b.numel() == 0:
+    if a.numel() == 0 or b.numel() == 0 or not have_addresses(a, b):
         return False
     if a.is_contiguous() and b.is_contiguous():
         return a.data_ptr() < b.data_ptr() + b.nbytes and b.data_ptr() < a.data_ptr() + a.nbytes

@@ -6,17 +6,18 @@ meaning in C++.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from convweights.ops import check
-from convweights.ops.fill_arguments import Entry, where_of, word_of
+from convweights.ops.fill_arguments import Entry, shared_mask, where_of, word_of
 from convweights.ops.fill_reference import REFUSED, check_alike, reference_fill_
-from convweights.ops.parameters import are_quick, resolve
+from convweights.ops.parameters import PLAIN, are_plain, is_quick, resolve
+from convweights.ops.targets import Targets
 from convweights.ops.update_call import P
-from convweights.ops.versions import bump_versions, writing
+from convweights.ops.versions import bump_versions, write
 
 _library = torch.library.Library("convweights", "FRAGMENT")
 _library.define(
@@ -36,14 +37,15 @@ def fill_filters_(
 ) -> torch.Tensor:
     """Write ``value`` into the filters of ``weight`` that ``mask`` names; nothing else is written, or read.
 
-    Equivalent to ``weight[mask] = value`` (``weight[:, mask] = value`` for ``dim=1``) under no_grad.
+    Equivalent to ``weight[mask] = value`` (``weight[:, mask] = value`` for ``dim=1``) under no_grad for a number.
 
     Args:
         weight: the tensor written, ``(O, I, kH, kW)`` for instance, of any dtype and strides; returned.
         mask: which filters: a bool tensor with one entry a filter, on the weight's device; or integers, negative ones
             counting from the end (a number, a sequence, or a tensor or array on the host). A bool tensor ``(O, I)``
             names single kernels, with ``dim=0``.
-        value: a number; a tensor with one value a filter, ``(O,)``; or one that broadcasts to the weight.
+        value: a number; a tensor with one value a filter, ``(O,)``, of which those of the mask are taken; or one that
+            broadcasts to the weight.
         dim: what a filter is: 0 is out_channels, 1 in_channels (of a transposed convolution the other way round).
         bias: a tensor with one value a filter, filled by the same mask.
 
@@ -61,7 +63,12 @@ def fill_filters_(
             [5., 1., 7.]])
     """
     function = "fill_filters_"
+    if bias is None and type(dim) is int and type(weight) in PLAIN and type(mask) is torch.Tensor and mask.ndim == 1:
+        fits = 0 <= dim < weight.ndim and mask.shape[0] == weight.shape[dim]
+        if fits and _fill_quickly(function, [weight], [mask], [dim], value):
+            return weight
     check.writable(function, "weight", weight)
+    check.rank(function, "weight", weight)
     dim = check.dimension(function, "dim", dim, weight.ndim)
     where = where_of(function, mask, weight, dim)
     entries = [Entry(weight, *where, *word_of(function, value, weight, dim))]
@@ -91,7 +98,7 @@ def _bias(
             f"{function}: bias must be left out where value has {value.ndim} dimensions, got one; "
             f"pass one value a filter"
         )
-    return Entry(bias, mask, 0, where[2], *word_of(function, value, bias, 0))
+    return Entry(bias, mask, 0, where[2], *word_of(function, value, bias, 0, "bias"))
 
 
 def fill_(params: P, mask: Any, value: float = 0.0, *, frozen: bool = False) -> P:
@@ -106,7 +113,7 @@ def fill_(params: P, mask: Any, value: float = 0.0, *, frozen: bool = False) -> 
         mask: a bool tensor that broadcasts to the weight's shape: ``(O, 1, 1, 1)`` names filters, ``(O, I, 1, 1)``
             kernels. For a list a list of them or of None, for a dict or a module a dict; what has no mask stays.
         value: a number that every dtype among them can hold.
-        frozen: write parameters that do not require a gradient, too.
+        frozen: write parameters that do not require a gradient, too; without it a mask for one is an error.
 
     Returns:
         ``params``.
@@ -122,15 +129,27 @@ def fill_(params: P, mask: Any, value: float = 0.0, *, frozen: bool = False) -> 
     function = "fill_"
     if mask is None:
         raise TypeError(f"{function}: mask must be a bool tensor, or a list or dict of them, got None")
-    if _fill_quickly(params, mask, value):
-        return params
+    mask = list(mask) if isinstance(mask, Iterator) else mask
+    if isinstance(value, torch.Tensor) and value.ndim > 0:
+        raise TypeError(
+            f"{function}: value must be a number, got a tensor of shape {tuple(value.shape)}; "
+            f"call fill_filters_ for one a filter"
+        )
+    listed: Any = params
+    if type(listed) is list and type(mask) is list and len(listed) == len(mask):
+        pairs = [(weight, given) for weight, given in zip(listed, mask, strict=True) if given is not None]
+        weights, masks = [weight for weight, _ in pairs], [given for _, given in pairs]
+        if are_plain(weights) and {torch.Tensor}.issuperset(map(type, masks)):
+            dims = [weight.ndim - given.ndim for weight, given in pairs]
+            if _fill_quickly(function, weights, masks, dims, value):
+                return params
     targets = resolve(function, params, mask=mask, frozen=frozen, draws=False).checked(computed=False)
+    _check_masks(targets, mask)
     for part in targets.by_device():
-        masks = part.masks or [None] * len(part.tensors)
         fill_as(
             [
                 Entry(tensor, given, 0, None, *word_of(function, value, tensor, 0))
-                for tensor, given in zip(part.tensors, masks, strict=True)
+                for tensor, given in zip(part.tensors, part.masks or [None] * len(part.tensors), strict=True)
                 if given is not None
             ],
             part.around,
@@ -138,31 +157,39 @@ def fill_(params: P, mask: Any, value: float = 0.0, *, frozen: bool = False) -> 
     return params
 
 
-def _fill_quickly(params: Any, mask: Any, value: Any) -> bool:
-    """A list of plain tensors with a list of masks, or of none of that: then nothing has been written.
+def _check_masks(targets: Targets, given: Any) -> None:
+    """That a mask was given for none that is skipped, and that no mask is written while it is read."""
+    if targets.labels is not None:
+        masks = given if isinstance(given, Mapping) else dict(enumerate(given))
+        for label in (label for label, mask in masks.items() if mask is not None and label not in targets.labels):
+            raise ValueError(
+                f"{targets.function}: {targets.argument}[{label!r}] must require a gradient where it has a mask, got a "
+                f"frozen parameter; pass frozen=True to write it"
+            )
+    written = [tensor for tensor in targets.tensors if tensor.element_size() == 1]
+    for position, mask in enumerate(targets.masks):
+        if mask is not None and any(check.overlap(mask, tensor) for tensor in written):
+            raise shared_mask(
+                targets.function, "mask" if targets.labels is None else f"mask of {targets.label(position)}"
+            )
+
+
+def _fill_quickly(
+    function: str, weights: list[torch.Tensor], masks: list[torch.Tensor], dims: list[int], value: Any
+) -> bool:
+    """A number into plain tensors, or, where that is not what they are, nothing at all.
 
     The native kernel finds for itself, and faster, that something is wrong with a weight or a mask; its refusal has
     written nothing, and the checks that follow say what was refused.
     """
-    if not (type(params) is list and type(mask) is list and len(params) == len(mask) and type(value) in (int, float)):
+    if torch.compiler.is_compiling() or type(value) not in (int, float) or not all(map(is_quick, weights, masks)):
         return False
-    pairs = [(weight, given) for weight, given in zip(params, mask, strict=True) if given is not None]
-    weights, masks = [weight for weight, _ in pairs], [given for _, given in pairs]
-    if torch.compiler.is_compiling() or not pairs or not are_quick(weights, masks):
-        return False
-    words = {weight.dtype: word_of("fill_", value, weight, 0)[1] for weight in weights}
+    one_each = {weight.dtype: weight for weight in weights}
+    words = {dtype: word_of(function, value, weight, 0)[1] for dtype, weight in one_each.items()}
+    bits = [word for weight in weights for word in words[weight.dtype]]
+    none = [None] * len(weights)
     try:
-        with writing(weights):
-            _operator(
-                weights,
-                masks,
-                [weight.ndim - given.ndim for weight, given in pairs],
-                [-1] * len(pairs),
-                [],
-                [None] * len(pairs),
-                [word for weight in weights for word in words[weight.dtype]],
-                False,
-            )
+        write(weights, _operator, weights, masks, dims, [-1] * len(weights), [], none, bits, False)
     except RuntimeError as error:
         if REFUSED not in str(error):
             raise
@@ -176,17 +203,18 @@ def fill_as(entries: Sequence[Entry], around: Iterable[torch.Tensor] = ()) -> No
         return
     weights = [entry.weight for entry in entries]
     positions = [position for entry in entries for position in entry.positions or ()]
-    with writing((*weights, *around)):
-        _operator(
-            weights,
-            [entry.mask for entry in entries],
-            [entry.dim for entry in entries],
-            [-1 if entry.positions is None else len(entry.positions) for entry in entries],
-            positions,
-            [entry.values for entry in entries],
-            [word for entry in entries for word in entry.bits],
-            True,
-        )
+    write(
+        (*weights, *around),
+        _operator,
+        weights,
+        [entry.mask for entry in entries],
+        [entry.dim for entry in entries],
+        [-1 if entry.positions is None else len(entry.positions) for entry in entries],
+        positions,
+        [entry.values for entry in entries],
+        [word for entry in entries for word in entry.bits],
+        True,
+    )
 
 
 _library.impl("fill_", reference_fill_, "CompositeExplicitAutograd")

@@ -15,8 +15,7 @@ from convweights.ops.targets import Targets, tie_error
 
 Params = torch.Tensor | Iterable[torch.Tensor] | Mapping[str, torch.Tensor] | torch.nn.Module
 
-_NATIVE = frozenset({"cpu", "cuda"})
-_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter, torch.nn.Buffer})
+PLAIN = frozenset({torch.Tensor, torch.nn.Parameter, torch.nn.Buffer})
 
 
 def resolve(
@@ -55,7 +54,7 @@ def resolve(
     if len(kept) < len(tensors):
         targets = targets.only(kept)
         masks, boxes = masks and [masks[i] for i in kept], boxes and [boxes[i] for i in kept]
-    if _are_plain(targets.tensors) and all(entry is None for entry in (*masks, *boxes)):
+    if are_plain(targets.tensors) and all(entry is None for entry in (*masks, *boxes)):
         return targets
     return _placed(targets, masks, boxes)
 
@@ -88,22 +87,22 @@ def _kept(targets: Targets, frozen: bool, masks: Sequence[Any], boxes: Sequence[
     return sorted(first_of.values())
 
 
-def are_quick(weights: Sequence[torch.Tensor], others: Sequence[Any]) -> bool:
-    """Whether a native kernel serves the weights and can see by itself whatever might be wrong with them."""
+def is_quick(weight: torch.Tensor, other: Any) -> bool:
+    """Whether a native kernel serves a weight and can see by itself whatever might be wrong with it and the other."""
+    kind = type(weight)
     return (
-        set(map(type, weights)) <= {torch.Tensor, torch.nn.Parameter}
-        and set(map(type, others)) == {torch.Tensor}
-        and {tensor.device.type for tensor in (*weights, *others)} <= _NATIVE
-        and all(tensor.requires_grad for tensor in weights if type(tensor) is torch.nn.Parameter)
-        and not any(map(torch.Tensor.is_neg, weights))
-        and not any(map(torch.Tensor.is_conj, weights))
-        and (torch.is_inference_mode_enabled() or not any(map(torch.Tensor.is_inference, weights)))
-        and all(tensor.layout is torch.strided for tensor in (*weights, *others))
+        (kind is torch.Tensor or (kind is torch.nn.Parameter and weight.requires_grad))
+        and type(other) is torch.Tensor
+        and (weight.is_cpu or weight.is_cuda)
+        and (other.is_cpu or other.is_cuda)
+        and weight.layout is other.layout is torch.strided
+        and not (weight.is_neg() or weight.is_conj())
+        and (not weight.is_inference() or torch.is_inference_mode_enabled())
     )
 
 
-def _are_plain(tensors: Sequence[torch.Tensor]) -> bool:
-    return _PLAIN.issuperset(map(type, tensors))
+def are_plain(tensors: Sequence[torch.Tensor]) -> bool:
+    return PLAIN.issuperset(map(type, tensors))
 
 
 _requires_grad = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
@@ -142,7 +141,7 @@ def _by_name(
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"{function}: {argument} must have names for keys, got {name!r}")
-    for name, tensor in () if _are_plain(tensors) else params.items():
+    for name, tensor in () if are_plain(tensors) else params.items():
         if not isinstance(tensor, torch.Tensor):
             got = type(tensor).__name__
             raise TypeError(f"{function}: {argument}[{name!r}] must be a torch.Tensor, got {got}")
@@ -164,7 +163,7 @@ def _in_a_row(function: str, argument: str, params: Any) -> tuple[Sequence[int],
         got = type(params).__name__
         raise TypeError(f"{function}: {argument} must be a tensor, a list, a dict or a module, got {got}")
     tensors = list(params)
-    for position, tensor in enumerate(() if _are_plain(tensors) else tensors):
+    for position, tensor in enumerate(() if are_plain(tensors) else tensors):
         if not isinstance(tensor, torch.Tensor):
             remedy = "; make a dict of names and tensors" if isinstance(tensor, tuple) else ""
             got = type(tensor).__name__

@@ -42,11 +42,8 @@ class Targets:
                     f"{self.function}: {label} must be float64, float32, float16 or bfloat16, "
                     f"got {check.name(tensor.dtype)}"
                 )
-            if tensor.ndim > check.MAX_DIMENSIONS:
-                raise ValueError(
-                    f"{self.function}: {label} must have at most {check.MAX_DIMENSIONS} dimensions, got {tensor.ndim}"
-                )
-        tied = set() if torch.compiler.is_compiling() else self._tied()
+            check.rank(self.function, label, tensor)
+        tied = self._tied() if check.have_addresses(*self.tensors) else set()
         return self.only([i for i in range(len(self.tensors)) if i not in tied]) if tied else self
 
     def _tied(self) -> set[int]:

@@ -18,7 +18,7 @@ from convweights.ops.initializers import Initializer
 from convweights.ops.transfer_fill import are_scattered, fill_words, unreached
 from convweights.ops.transfer_reference import reference_transfer_
 from convweights.ops.update_call import initialize_as
-from convweights.ops.versions import bump_versions, writing
+from convweights.ops.versions import bump_versions, write
 
 _library = torch.library.Library("convweights", "FRAGMENT")
 _library.define(
@@ -106,8 +106,7 @@ def transfer_as(
     whole = are_scattered(places, weight.shape)
     if initializer and whole:
         initialize_as(function, weight, initializer)
-    with writing((weight,)):
-        _operator(weight, source, *encoded, scale, words)
+    write((weight,), _operator, weight, source, *encoded, scale, words)
     if initializer and not whole:
         for offset, size in places:
             piece = weight.detach()[tuple(slice(o, o + s) for o, s in zip(offset, size, strict=True))]
@@ -120,8 +119,7 @@ def _by_position(
 ) -> tuple[tuple[int, Map], ...]:
     """The maps with their dimensions counted from the front."""
     rank = weight.ndim
-    if rank > check.MAX_DIMENSIONS:
-        raise ValueError(f"{function}: weight must have at most {check.MAX_DIMENSIONS} dimensions, got {rank}")
+    check.rank(function, "weight", weight)
     if source.ndim != rank:
         raise ValueError(
             f"{function}: source must have the rank of weight, {rank}, got shape {tuple(source.shape)}; "

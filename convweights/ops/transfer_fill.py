@@ -12,6 +12,7 @@ import torch
 from convweights.maps import Map, Offset
 from convweights.ops import check
 from convweights.ops.initializers import Initializer
+from convweights.ops.numbers import number_as
 
 Place = tuple[Sequence[int], Sequence[int]]  # offset and size
 
@@ -33,7 +34,7 @@ def fill_words(function: str, fill: float | complex | str | Initializer, dtype: 
         raise TypeError(f'{function}: fill must be a number, "keep" or an initialiser, got {fill!r}')
     try:
         return list(_constant_words(fill, dtype))
-    except (RuntimeError, TypeError, ValueError, OverflowError):
+    except OverflowError:
         raise ValueError(f"{function}: fill must be a value that {check.name(dtype)} can hold, got {fill!r}") from None
 
 
@@ -47,15 +48,10 @@ def _constant_words(fill: float | complex, dtype: torch.dtype) -> tuple[int, ...
 def _words(text: str, fill: float | complex, dtype: torch.dtype) -> tuple[int, ...]:
     if text in ("0.0", "0", "False"):
         return (0,) * -(-dtype.itemsize // 8)
-    if not dtype.is_floating_point and not dtype.is_complex and int(fill) == fill:  # type: ignore[arg-type]
-        fill = int(fill)  # type: ignore[arg-type]
-    value = torch.tensor([fill], dtype=dtype)
-    if dtype.is_floating_point:
-        if math.isfinite(fill) != math.isfinite(value.item()):  # type: ignore[arg-type]
-            raise OverflowError(text)
-    elif not dtype.is_complex and value.item() != fill:
-        raise ValueError(text)
-    octets = value.view(torch.uint8).tolist()
+    value = number_as(fill, dtype)
+    if value is None:
+        raise OverflowError(text)
+    octets = value.reshape(1).view(torch.uint8).tolist()
     octets += [0] * (-len(octets) % 8)
     return tuple(int.from_bytes(bytes(octets[i : i + 8]), "little", signed=True) for i in range(0, len(octets), 8))
 

@@ -18,7 +18,7 @@ from convweights.ops.parameters import Params, resolve
 from convweights.ops.pieces import Box
 from convweights.ops.targets import Targets
 from convweights.ops.update_reference import REFUSED, check_alike, reference_update_
-from convweights.ops.versions import bump_versions, writing
+from convweights.ops.versions import bump_versions, write
 from convweights.stream import DISTRIBUTIONS
 
 P = TypeVar("P", bound=Params)
@@ -81,8 +81,7 @@ def update_as(
         accumulate,
         stochastic,
     )
-    with writing((*targets.tensors, *targets.around)):
-        _run(targets, recipe, state, numbers, names[1])
+    write((*targets.tensors, *targets.around), _run, targets, recipe, state, numbers, names[1])
     return params
 
 

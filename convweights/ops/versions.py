@@ -5,8 +5,7 @@ A library's operator does not do so by itself, and a backward over a stale graph
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -25,15 +24,14 @@ def bump_versions(
     library.impl(name, bump, "ADInplaceOrView", with_keyset=True)
 
 
-@contextmanager
-def writing(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
-    """For calls of operators that write ``tensors``: without a graph, and in eager mode the counters are bumped here,
-    which spares the operators a pass through Python.
+def write(tensors: Iterable[torch.Tensor], call: Callable[..., None], *arguments: Any) -> None:
+    """Call an operator that writes ``tensors``, or what calls it: without a graph, and in eager mode the counters are
+    bumped here, which spares the operator a pass through Python. Where the call raises they stay as they are.
     """
-    with torch.no_grad():
-        if torch.compiler.is_compiling():
-            yield
-            return
-        with torch._C._AutoDispatchBelowADInplaceOrView():
-            yield
-        torch.autograd.graph.increment_version(tensors)
+    if torch.compiler.is_compiling():
+        with torch.no_grad():
+            call(*arguments)
+        return
+    with torch._C._AutoDispatchBelowADInplaceOrView():
+        call(*arguments)
+    torch.autograd.graph.increment_version(tensors)

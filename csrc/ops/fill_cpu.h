@@ -30,6 +30,14 @@ void fill_run(T* place, int64_t count, const T& word, bool one_byte) {
   }
 }
 
+// `count` elements in a row by a mask beside them: AVX-512 stores under masks of its own.
+template <class T>
+CW_CLONES void fill_masked(T* __restrict__ place, const uint8_t* __restrict__ mask, int64_t count, T word) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (mask[i]) place[i] = word;
+  }
+}
+
 // Positions begin .. end - 1 of all dimensions but the last, with `first` .. `last` - 1 of the last.
 template <class T>
 void fill_rows(const Filling& f, int64_t begin, int64_t end, int64_t first, int64_t last) {
@@ -39,7 +47,7 @@ void fill_rows(const Filling& f, int64_t begin, int64_t end, int64_t first, int6
   const bool one_byte = !value && is_one_byte(f);
   const FillDim& inner = f.dims[f.rank - 1];
   const bool masked_rows = f.mask && inner.mask == 0;
-  const bool runs = inner.is_run();
+  const bool runs = inner.is_run(), masked_run = f.mask && !value && inner.weight == 1 && inner.mask == 1;
   int64_t at[kMaxDims] = {};
   int64_t rest = begin;
   for (int d = f.rank - 2; d >= 0; --d) {
@@ -53,6 +61,8 @@ void fill_rows(const Filling& f, int64_t begin, int64_t end, int64_t first, int6
       here.move(inner, first);
       if (runs) {
         fill_run(weight + here.weight, last - first, value ? value[here.value] : word, one_byte);
+      } else if (masked_run) {
+        fill_masked(weight + here.weight, reinterpret_cast<const uint8_t*>(f.mask + here.mask), last - first, word);
       } else {
         const bool* const mask = masked_rows ? nullptr : f.mask;
         for (int64_t i = first; i < last; ++i) {
@@ -73,11 +83,13 @@ void fill_rows(const Filling& f, int64_t begin, int64_t end, int64_t first, int6
 constexpr int64_t kFillUnitBytes = 1 << 16;
 
 // A mask along one dimension alone, behind which memory is contiguous, as the runs that it leaves to fill: the time
-// then follows what is masked. Runs are offset and length in elements, and none is longer than a unit.
+// then follows what is masked. Runs are offset and length in elements, and none is longer than a unit. Where they are
+// so short that one finds some in most lines of memory, the mask of a whole row is spread out instead.
 struct MaskRuns {
   int dim = -1;  // none: the mask is something else
   std::vector<std::pair<int64_t, int64_t>> runs;
-  int64_t elements = 0;  // of all runs
+  std::vector<uint8_t> spread;  // a mask of each element, or empty
+  int64_t elements = 0;         // of all runs
 
   explicit MaskRuns(const Filling& f) {
     if (!f.mask || f.value) return;
@@ -105,17 +117,38 @@ struct MaskRuns {
       elements += (end - j) * inner;
       j = end;
     }
+    const int64_t row = along.size * inner, lines = ceil_div(row * f.item, 64);
+    if (f.item > 8 || static_cast<int64_t>(runs.size()) * kLinesPerRun < lines) return;
+    spread.resize(static_cast<size_t>(row));
+    for (const auto& [at, count] : runs) std::fill_n(spread.begin() + at, count, uint8_t{1});
   }
+
+ private:
+  // What storing a short run takes, in lines that are stored under a mask.
+  static constexpr int64_t kLinesPerRun = 4;
 };
 
-// Rows begin .. end - 1 of the dimensions before the mask's, with runs `first` .. `last` - 1 of each.
+// The beginning of a run, which no processor foresees; the rest follows.
+CW_INLINE void prefetch(const void* run, int64_t bytes) {
+  const char* const from = static_cast<const char*>(run);
+  for (int64_t at = 0; at < std::min<int64_t>(bytes, 1024); at += 64) __builtin_prefetch(from + at, 1);
+}
+
+// Rows begin .. end - 1 of the dimensions before the mask's, with runs, or elements, `first` .. `last` - 1 of each.
 template <class T>
 void fill_mask_runs(const Filling& f, const MaskRuns& m, int64_t begin, int64_t end, size_t first, size_t last) {
   const T word = word_of<T>(f);
   const bool one_byte = is_one_byte(f);
   for (int64_t row = begin; row < end; ++row) {
     T* const place = reinterpret_cast<T*>(f.weight) + spot_of(f.dims, m.dim, row).weight;
-    for (size_t k = first; k < last; ++k) fill_run(place + m.runs[k].first, m.runs[k].second, word, one_byte);
+    if (!m.spread.empty()) {
+      fill_masked(place + first, &m.spread[first], static_cast<int64_t>(last - first), word);
+      continue;
+    }
+    for (size_t k = first; k < last; ++k) {
+      if (k + 2 < last) prefetch(place + m.runs[k + 2].first, m.runs[k + 2].second * static_cast<int64_t>(sizeof(T)));
+      fill_run(place + m.runs[k].first, m.runs[k].second, word, one_byte);
+    }
   }
 }
 
@@ -166,8 +199,9 @@ class FillUnits {
     if (runs.dim >= 0) {
       int64_t rows = 1;
       for (int d = 0; d < runs.dim; ++d) rows *= f.dims[d].size;
-      const int64_t entries = static_cast<int64_t>(runs.runs.size()), bytes = runs.elements * f.item;
-      return Cut(std::move(runs), rows, entries, bytes);
+      const size_t entries = runs.spread.empty() ? runs.runs.size() : runs.spread.size();
+      const int64_t bytes = runs.spread.empty() ? runs.elements * f.item : static_cast<int64_t>(entries) * f.item;
+      return Cut(std::move(runs), rows, static_cast<int64_t>(entries), bytes);
     }
     const int64_t row = f.dims[f.rank - 1].size;
     return Cut(std::move(runs), f.count() / row, row, row * f.item);

@@ -59,6 +59,20 @@ inline Filling narrowed(Filling f, int64_t dim, int64_t at, int64_t size) {
   return f;
 }
 
+// That no mask is written where it is still to be read.
+inline void check_masks(const std::vector<Filling>& fillings, const Spans& weights) {
+  for (const Filling& f : fillings) {
+    if (!f.mask || f.count() == 0) continue;
+    const char* const begin = reinterpret_cast<const char*>(f.mask);
+    const char* end = begin + 1;
+    for (int d = 0; d < f.rank; ++d) end += (f.dims[d].size - 1) * f.dims[d].mask;
+    const auto after = std::lower_bound(weights.begin(), weights.end(), end,
+                                        [](const auto& span, const char* at) { return span.first < at; });
+    CW_CHECK(after == weights.begin() || std::prev(after)->second <= begin,
+             "fill_: masks must not share memory with weights");
+  }
+}
+
 // All that is checked is checked before anything is written. Of `counts` -1 stands for no list of positions: a mask,
 // or everything, is meant then.
 inline std::vector<Filling> make_fillings(const std::vector<Tensor>& weights, const MaybeTensors& masks,
@@ -81,20 +95,20 @@ inline std::vector<Filling> make_fillings(const std::vector<Tensor>& weights, co
       continue;
     }
     CW_CHECK(!masks[i] && dims[i] >= 0 && dims[i] < weights[i].dim(), "fill_: dims must name a dimension of weights");
-    const size_t end = next + static_cast<size_t>(counts[i]);
-    CW_CHECK(end <= positions.size(), "fill_: positions must hold as many numbers as counts say");
+    const size_t count = static_cast<size_t>(counts[i]), end = next + count;
+    CW_CHECK(count <= positions.size() - next, "fill_: positions must hold as many numbers as counts say");
     const int64_t size = weights[i].size(dims[i]);
     while (next < end) {
       const int64_t at = positions[next++];
-      int64_t run = 1;
-      while (next < end && positions[next] == at + run) ++next, ++run;
-      CW_CHECK(at >= 0 && at + run <= size, "fill_: positions must lie in 0 .. ", size - 1, ", got ", at);
+      int64_t run = 1;  // no longer than the dimension, so that nothing wraps
+      CW_CHECK(at >= 0 && at < size, "fill_: positions must lie in 0 .. ", size - 1, ", got ", at);
+      while (next < end && run < size - at && positions[next] == at + run) ++next, ++run;
       fillings.push_back(narrowed(f, dims[i], at, run));
       reduce(fillings.back());
     }
   }
   CW_CHECK(next == positions.size(), "fill_: positions must hold as many numbers as counts say");
-  if (!disjoint) check_disjoint("fill_", wholes, &FillDim::weight);
+  if (!disjoint) check_masks(wholes, check_disjoint("fill_", wholes, &FillDim::weight));
   return fillings;
 }
 

@@ -29,8 +29,9 @@ int64_t span_of(const Dim* given, int rank, int64_t Dim::* stride) {
 }
 
 // That no two elements share a place, or may do so as far as the reach of strides tells: who knows better says so.
+// Where they lie, in order.
 template <class Part, class Dim>
-void check_disjoint(const char* verb, const std::vector<Part>& parts, int64_t Dim::* stride) {
+Spans check_disjoint(const char* verb, const std::vector<Part>& parts, int64_t Dim::* stride) {
   Spans spans;
   spans.reserve(parts.size());
   for (const Part& part : parts) {
@@ -43,6 +44,7 @@ void check_disjoint(const char* verb, const std::vector<Part>& parts, int64_t Di
   for (size_t i = 1; i < spans.size(); ++i) {
     CW_CHECK(spans[i - 1].second <= spans[i].first, verb, ": weights must not share memory with each other");
   }
+  return spans;
 }
 
 }  // namespace convweights
