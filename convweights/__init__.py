@@ -34,6 +34,8 @@ from convweights.ops.channels import (
 from convweights.ops.fill import fill_, fill_filters_
 from convweights.ops.transfer import transfer_
 from convweights.ops.update import accumulate_noise_, noise, perturb_, update_
+from convweights.steps.hook import PerturbHook
+from convweights.steps.perturbed import perturbed
 
 __version__ = "0.1.0"
 
@@ -48,6 +50,7 @@ __all__ = [
     "Mean",
     "Offset",
     "Pad",
+    "PerturbHook",
     "Plan",
     "Report",
     "Resize",
@@ -67,6 +70,7 @@ __all__ = [
     "native",
     "noise",
     "perturb_",
+    "perturbed",
     "plan",
     "replicate_channels",
     "replicate_channels_",

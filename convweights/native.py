@@ -9,6 +9,8 @@ from types import ModuleType
 
 import torch
 
+import convweights.ops.fill
+import convweights.ops.journal
 import convweights.ops.transfer
 import convweights.ops.update  # the schemas must be there before kernels are registered over them
 

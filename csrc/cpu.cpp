@@ -5,6 +5,8 @@
 #include "ops/compact.h"
 #include "ops/fill_cpu.h"
 #include "ops/fill_op.h"
+#include "ops/journal_cpu.h"
+#include "ops/journal_op.h"
 #include "ops/panel_compute.h"
 #include "ops/panel_copy.h"
 #include "ops/transfer_cpu.h"
@@ -105,6 +107,18 @@ void update_(std::vector<Tensor> weights, const Masks masks, const Ints streams,
                               [&](int64_t begin, int64_t end) { units(begin, end, recipe); });
 }
 
+void journal_(std::vector<Tensor> weights, Tensor journal, const Ints sections, const Ints rooms, int64_t pool,
+              const Ints streams, const Ints starts, int64_t distribution, double scale, int64_t seed, int64_t step,
+              int64_t action) {
+  const std::vector<double> scales{scale};
+  const Ints seeds{seed};
+  const Journal made =
+      make_journal(weights, journal, sections, rooms, pool, streams, starts, distribution, scales, seeds, step, action);
+  const JournalChunks chunks(made.pieces, update_runs(), made.pool);
+  torch::stable::parallel_for(0, chunks.total(), kUnitsPerThread * kUnit / kChunk,
+                              [&](int64_t begin, int64_t end) { chunks(begin, end, made.recipe, made.action); });
+}
+
 }  // namespace
 }  // namespace convweights
 
@@ -112,4 +126,5 @@ STABLE_TORCH_LIBRARY_IMPL(convweights, CPU, m) {
   m.impl("transfer_", TORCH_BOX(&convweights::transfer_));
   m.impl("fill_", TORCH_BOX(&convweights::fill_));
   m.impl("update_", TORCH_BOX(&convweights::update_));
+  m.impl("journal_", TORCH_BOX(&convweights::journal_));
 }

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "ops/update_recipe.h"
+#include "ops/runs.h"
 
 namespace convweights {
 

@@ -11,7 +11,7 @@
 #include <utility>
 
 #pragma GCC target("arch=x86-64-v3")
-#include "ops/update_run.h"
+#include "ops/make_runs.h"
 
 namespace convweights {
 namespace {
@@ -32,6 +32,12 @@ struct Avx2 : Lanes<Avx2, 32> {
   CW_INLINE static void store(Half* place, F value) {
     put(place, _mm256_cvtps_ph(bit_cast<__m256>(value), _MM_FROUND_TO_NEAREST_INT));
   }
+  CW_INLINE static F from_half(I bits) {
+    return bit_cast<F>(_mm256_cvtph_ps(bit_cast<__m128i>(__builtin_convertvector(bits, Short))));
+  }
+  CW_INLINE static I as_half(F value) {
+    return bit_cast<I>(_mm256_cvtepi16_epi32(_mm256_cvtps_ph(bit_cast<__m256>(value), _MM_FROUND_TO_NEAREST_INT)));
+  }
 };
 
 }  // namespace
@@ -40,7 +46,7 @@ Runs runs_avx2() { return make_runs<Avx2>("x86-64-v3"); }
 
 }  // namespace convweights
 #else
-#include "ops/update_recipe.h"
+#include "ops/runs.h"
 
 namespace convweights {
 Runs runs_avx2() { return {}; }

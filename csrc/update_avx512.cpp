@@ -13,7 +13,7 @@
 // GCC 12 takes the undefined operand of its own unmasked intrinsics for a mistake.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC target("arch=x86-64-v4")
-#include "ops/update_run.h"
+#include "ops/make_runs.h"
 
 namespace convweights {
 namespace {
@@ -46,6 +46,12 @@ struct Avx512 : Lanes<Avx512, 64> {
   CW_INLINE static void store(Half* place, F value) {
     put(place, _mm512_cvtps_ph(bit_cast<__m512>(value), _MM_FROUND_TO_NEAREST_INT));
   }
+  CW_INLINE static F from_half(I bits) {
+    return bit_cast<F>(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(bit_cast<__m512i>(bits))));
+  }
+  CW_INLINE static I as_half(F value) {
+    return bit_cast<I>(_mm512_cvtepi16_epi32(_mm512_cvtps_ph(bit_cast<__m512>(value), _MM_FROUND_TO_NEAREST_INT)));
+  }
 
  private:
   static constexpr __mmask16 kLower = 0x5555, kUpper = 0xaaaa;  // of each 64 bits
@@ -62,7 +68,7 @@ Runs runs_avx512() { return make_runs<Avx512>("x86-64-v4"); }
 
 }  // namespace convweights
 #else
-#include "ops/update_recipe.h"
+#include "ops/runs.h"
 
 namespace convweights {
 Runs runs_avx512() { return {}; }

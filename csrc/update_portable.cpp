@@ -1,5 +1,5 @@
 // The runs of update for any processor, 16 bytes a vector.
-#include "ops/update_run.h"
+#include "ops/make_runs.h"
 
 namespace convweights {
 namespace {

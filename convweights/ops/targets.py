@@ -57,7 +57,7 @@ class Targets:
                 if not check.overlap(self.tensors[i], self.tensors[j]):
                     continue
                 if _same_place(self.tensors[i], self.tensors[j]) and self.named:
-                    if (self.masks and self.masks[second] is not None) or self._box(first) != self._box(second):
+                    if (self.masks and self.masks[second] is not None) or self.box(first) != self.box(second):
                         raise tie_error(self, first, second)
                     tied.add(second)
                     continue
@@ -67,7 +67,8 @@ class Targets:
                 )
         return tied
 
-    def _box(self, position: int) -> list[int]:
+    def box(self, position: int) -> list[int]:
+        """Shape of the whole and offset in it; empty where no tensor is a piece."""
         start = 2 * sum(tensor.ndim for tensor in self.tensors[:position]) if self.boxes else 0
         return self.boxes[start : start + 2 * self.tensors[position].ndim]
 
@@ -79,7 +80,7 @@ class Targets:
             tensors=[self.tensors[i] for i in kept],
             streams=[self.streams[i] for i in kept],
             masks=[self.masks[i] for i in kept] if self.masks else [],
-            boxes=[number for i in kept for number in self._box(i)],
+            boxes=[number for i in kept for number in self.box(i)],
         )
 
     def by_device(self) -> list[Targets]:

@@ -29,7 +29,7 @@ _library.define(
     "float shift, float[] scales, int[] seeds, int step, bool accumulate, bool stochastic, bool disjoint, "
     "Tensor? state) -> ()"
 )
-_operator = torch.ops.convweights.update_.default
+operator = torch.ops.convweights.update_.default
 
 
 def update_as(
@@ -100,7 +100,7 @@ def _run(
         check.same_device(targets.function, seed, state, tensors[0])
     if torch.compiler.is_compiling():
         _check_dtypes(targets.checked(), stochastic=recipe[-1], numbers=numbers)
-        _operator(tensors, targets.masks, targets.streams, targets.boxes, *recipe, False, state)
+        operator(tensors, targets.masks, targets.streams, targets.boxes, *recipe, False, state)
         return
     quick = (
         _is_native(tensors[0].device.type)
@@ -110,7 +110,7 @@ def _run(
     )
     if quick:
         try:
-            _operator(tensors, targets.masks, targets.streams, targets.boxes, *recipe, False, state)
+            operator(tensors, targets.masks, targets.streams, targets.boxes, *recipe, False, state)
             return
         except RuntimeError as error:
             # A refusal has written nothing: the checks below say what was refused, or that it was needless. What else
@@ -125,7 +125,7 @@ def _run(
         for tensor in tensors:
             check.same_device(targets.function, seed, state, tensor)
     for part in targets.by_device():
-        _operator(part.tensors, part.masks, part.streams, part.boxes, *recipe, True, state)
+        operator(part.tensors, part.masks, part.streams, part.boxes, *recipe, True, state)
 
 
 # In float32; what is larger gets a second look.
@@ -199,7 +199,7 @@ def _check_dtypes(targets: Targets, *, stochastic: bool, numbers: dict[str, floa
 
 
 _library.impl("update_", reference_update_, "CompositeExplicitAutograd")
-bump_versions(_library, "update_", _operator, lambda weights, *rest: weights)
+bump_versions(_library, "update_", operator, lambda weights, *rest: weights)
 
 
 @torch.library.register_fake("convweights::update_")

@@ -36,6 +36,8 @@ struct Lanes {
   using F = typename Vector<float, kBytes>::type;
   using D = typename Vector<double, kBytes>::type;
   using Narrow = typename Vector<uint16_t, kBytes / 2>::type;
+  using Short = typename Vector<int16_t, kBytes / 2>::type;
+  using Bytes = typename Vector<uint8_t, kBytes / 4>::type;
 
   CW_INLINE static W low_product(W a, uint32_t b) { return (a & 0xffffffffu) * b; }
   CW_INLINE static W high(W product) { return product >> 32; }
@@ -83,6 +85,40 @@ struct Lanes {
   }
   CW_INLINE static void store(Half* place, F value) {
     for (int i = 0; i < kFloats; ++i) place[i] = to_half(value[i]);
+  }
+
+  // Numbers of T as their bits, the sign extended, from and to memory, and from and to what they are worth.
+  template <class T>
+  CW_INLINE static I load_bits(const T* place) {
+    if constexpr (sizeof(T) == 4) return get<I>(place);
+    if constexpr (sizeof(T) == 2) return __builtin_convertvector(get<Short>(place), I);
+  }
+  template <class T>
+  CW_INLINE static void store_bits(T* place, I bits) {
+    if constexpr (sizeof(T) == 4) put(place, bits);
+    if constexpr (sizeof(T) == 2) put(place, __builtin_convertvector(bits, Short));
+  }
+  template <class T>
+  CW_INLINE static F widened(I bits) {
+    if constexpr (std::is_same_v<T, float>) return bit_cast<F>(bits);
+    if constexpr (std::is_same_v<T, BFloat16>) return bit_cast<F>(bits << 16);
+    if constexpr (std::is_same_v<T, Half>) return Self::from_half(bits);
+  }
+  template <class T>
+  CW_INLINE static I narrowed(F value) {
+    if constexpr (std::is_same_v<T, float>) return bit_cast<I>(value);
+    if constexpr (std::is_same_v<T, BFloat16>) return bit_cast<I>(rounded(value)) >> 16;
+    if constexpr (std::is_same_v<T, Half>) return Self::as_half(value);
+  }
+  CW_INLINE static F from_half(I bits) {
+    F value;
+    for (int i = 0; i < kFloats; ++i) value[i] = convweights::to_float(Half{static_cast<uint16_t>(bits[i])});
+    return value;
+  }
+  CW_INLINE static I as_half(F value) {
+    I bits;
+    for (int i = 0; i < kFloats; ++i) bits[i] = static_cast<int16_t>(to_half(value[i]).bits);
+    return bits;
   }
 
   // Two vectors of elements that are neighbours in memory: first the lower ones, then the higher. Of bfloat16, which is

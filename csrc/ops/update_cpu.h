@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <vector>
 
+#include "runs.h"
 #include "update.h"
-#include "update_recipe.h"
 
 namespace convweights {
 
@@ -16,6 +16,40 @@ constexpr int64_t kUnit = 8192;
 constexpr int64_t kLeastRow = 256;
 // Of the logical index, what is gathered at a time.
 constexpr int64_t kStage = 1024;
+
+// A position in the piece, which moves along the last dimension and, at its end, to the next row.
+struct Walk {
+  const Piece& piece;
+  int64_t at[kMaxDims];
+  Spot spot;
+
+  Walk(const Piece& p, int64_t element) : piece(p), spot(spot_of(p.dims, 0, p.rank, element)) {
+    for (int d = p.rank - 1; d >= 0; --d) {
+      at[d] = element % p.dims[d].size;
+      element /= p.dims[d].size;
+    }
+  }
+  Walk(const Walk&) = default;
+  Walk& operator=(const Walk& other) {
+    std::copy(other.at, other.at + piece.rank, at);
+    spot = other.spot;
+    return *this;
+  }
+
+  int64_t rest() const { return piece.dims[piece.rank - 1].size - at[piece.rank - 1]; }
+
+  void advance(int64_t length) {
+    int d = piece.rank - 1;
+    at[d] += length;
+    spot.move(piece.dims[d], length);
+    for (; d > 0 && at[d] == piece.dims[d].size; --d) {
+      spot.move(piece.dims[d], -at[d]);
+      at[d] = 0;
+      ++at[d - 1];
+      spot.move(piece.dims[d - 1], 1);
+    }
+  }
+};
 
 class PieceUnits {
  public:
@@ -87,40 +121,6 @@ class PieceUnits {
       }
     });
   }
-
-  // A position in the piece, which moves along the last dimension and, at its end, to the next row.
-  struct Walk {
-    const Piece& piece;
-    int64_t at[kMaxDims];
-    Spot spot;
-
-    Walk(const Piece& p, int64_t element) : piece(p), spot(spot_of(p.dims, 0, p.rank, element)) {
-      for (int d = p.rank - 1; d >= 0; --d) {
-        at[d] = element % p.dims[d].size;
-        element /= p.dims[d].size;
-      }
-    }
-    Walk(const Walk&) = default;
-    Walk& operator=(const Walk& other) {
-      std::copy(other.at, other.at + piece.rank, at);
-      spot = other.spot;
-      return *this;
-    }
-
-    int64_t rest() const { return piece.dims[piece.rank - 1].size - at[piece.rank - 1]; }
-
-    void advance(int64_t length) {
-      int d = piece.rank - 1;
-      at[d] += length;
-      spot.move(piece.dims[d], length);
-      for (; d > 0 && at[d] == piece.dims[d].size; --d) {
-        spot.move(piece.dims[d], -at[d]);
-        at[d] = 0;
-        ++at[d - 1];
-        spot.move(piece.dims[d - 1], 1);
-      }
-    }
-  };
 
   const Piece& p_;
   Run run_;

@@ -1,5 +1,4 @@
-// What update does to every element of its list of tensors, and the runs of neighbouring elements that do it on the
-// CPU.
+// What update does to every element of its list of tensors.
 #pragma once
 
 #include "../dtypes.h"
@@ -32,19 +31,5 @@ template <class C>
 CW_HD Terms<C> terms_of(const Recipe& r) {
   return make_terms<C>(r.decay, r.shift, is_noisy<C>(r));
 }
-
-// Elements `start` .. of the logical index of the tensor `stream`, `count` of them, which are neighbours in memory.
-using Run = void (*)(void* weights, uint64_t start, int64_t count, uint32_t stream, const Recipe& recipe);
-
-// By Dtype, with the vectors of one instruction set.
-struct Runs {
-  const char* name = nullptr;  // none where the library was built without it
-  Run of[5] = {};
-};
-
-// csrc/update_*.cpp, each compiled for its instruction set.
-Runs runs_avx512();
-Runs runs_avx2();
-Runs runs_portable();
 
 }  // namespace convweights

@@ -259,15 +259,4 @@ struct UpdateRun {
   }
 };
 
-template <class L>
-Runs make_runs(const char* name) {
-  Runs runs;
-  runs.name = name;
-  runs.of[static_cast<int>(Dtype::Float64)] = UpdateRun<L>::template run<double>;
-  runs.of[static_cast<int>(Dtype::Float32)] = UpdateRun<L>::template run<float>;
-  runs.of[static_cast<int>(Dtype::Float16)] = UpdateRun<L>::template run<Half>;
-  runs.of[static_cast<int>(Dtype::BFloat16)] = UpdateRun<L>::template run<BFloat16>;
-  return runs;
-}
-
 }  // namespace convweights

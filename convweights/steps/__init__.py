@@ -1,0 +1,1 @@
+"""Weights that change with every training step."""
