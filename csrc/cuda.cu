@@ -18,6 +18,8 @@ __attribute__((weak)) void torch_c10_cuda_free_error_msg(char* error_msg);
 
 #include "ops/fill_cuda.h"
 #include "ops/fill_op.h"
+#include "ops/journal_cuda.h"
+#include "ops/journal_op.h"
 #include "ops/transfer_cuda.h"
 #include "ops/transfer_op.h"
 #include "ops/update_cuda.h"
@@ -66,6 +68,17 @@ void fill_(std::vector<Tensor> weights, const MaybeTensors masks, const Ints dim
   fill_cuda(fillings, current_stream(weights[0]));
 }
 
+void journal_(std::vector<Tensor> weights, Tensor journal, const Ints sections, const Ints rooms, int64_t pool,
+              const Ints streams, const Ints starts, int64_t distribution, double scale, int64_t seed, int64_t step,
+              int64_t action) {
+  const std::vector<double> scales{scale};
+  const Ints seeds{seed};
+  const Journal made =
+      make_journal(weights, journal, sections, rooms, pool, streams, starts, distribution, scales, seeds, step, action);
+  const torch::stable::accelerator::DeviceGuard guard(journal.get_device_index());
+  journal_cuda(made.pieces, made.recipe, made.action, made.pool, current_stream(journal));
+}
+
 void check_cuda_symbols() {
   CW_CHECK(aoti_torch_get_current_cuda_stream != nullptr && torch_c10_cuda_check_msg != nullptr &&
                torch_c10_cuda_free_error_msg != nullptr,
@@ -99,4 +112,5 @@ STABLE_TORCH_LIBRARY_IMPL(convweights, CUDA, m) {
   m.impl("transfer_", TORCH_BOX(&convweights::transfer_));
   m.impl("fill_", TORCH_BOX(&convweights::fill_));
   m.impl("update_", TORCH_BOX(&convweights::update_));
+  m.impl("journal_", TORCH_BOX(&convweights::journal_));
 }

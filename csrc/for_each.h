@@ -55,6 +55,54 @@ void for_each_chunk(const Kernel& kernel, int64_t chunks, Stream stream) {
          chunks);
 }
 
+// The threads of a block, each with an Own that lasts from one step to the next: all have taken a step before any takes
+// the following one.
+template <class Own>
+class BlockThreads {
+ public:
+#if defined(__CUDACC__)
+  template <class Step>
+  __device__ void each(const Step& step) {
+    step(threadIdx.x, own_);
+    __syncthreads();
+  }
+
+ private:
+  Own own_;
+#else
+  template <class Step>
+  void each(const Step& step) {
+    for (unsigned thread = 0; thread < kThreads; ++thread) step(thread, own_[thread]);
+  }
+
+ private:
+  Own own_[kThreads];
+#endif
+};
+
+#if defined(__CUDACC__)
+template <class Kernel>
+__global__ void __launch_bounds__(kThreads) run_blocks(const __grid_constant__ Kernel kernel, int64_t count) {
+  __shared__ typename Kernel::Shared shared;
+  BlockThreads<typename Kernel::Own> block;
+  for (int64_t i = blockIdx.x; i < count; i += gridDim.x) kernel(i, shared, block);
+}
+#endif
+
+// kernel(i, shared, block) for each i below `count`, in any order, each by all the threads of a block.
+template <class Kernel, class Stream>
+void for_each_block(const Kernel& kernel, int64_t count, Stream stream) {
+  if (count == 0) return;
+#if defined(__CUDACC__)
+  launch(run_blocks<Kernel>, static_cast<unsigned>(count < kMostBlocks ? count : kMostBlocks), stream, kernel, count);
+#else
+  static_cast<void>(stream);
+  typename Kernel::Shared shared;
+  BlockThreads<typename Kernel::Own> block;
+  for (int64_t i = 0; i < count; ++i) kernel(i, shared, block);
+#endif
+}
+
 template <class Kernel>
 __global__ void __launch_bounds__(kThreads) run_phases(Kernel kernel, int64_t begin, int64_t end) {
   alignas(16) __shared__ char stage[kStageBytes];

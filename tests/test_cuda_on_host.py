@@ -13,6 +13,7 @@ from cases import Case, Placed
 from fill_cases import Fill, by_reference, fills
 from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
+from journal_cases import JournalCase, journal_cases
 from oracle import COMPUTE_DTYPES
 from strategies import REALISTIC, small_cases
 from tables import DEEP, MAPS, deep_case, small_case
@@ -22,7 +23,10 @@ from update_cases import Target, UpdateCase, plain, update_cases
 
 import convweights as cw
 from convweights.maps import KINDS
+from convweights.ops.journal import layout_of
+from convweights.ops.journal_reference import reference_journal_
 from convweights.ops.transfer_reference import reference_transfer_
+from convweights.stream import DISTRIBUTIONS
 
 ROOT = Path(__file__).parent.parent
 DTYPES = {torch.float64: 1, torch.float32: 2, torch.float16: 3, torch.bfloat16: 4}
@@ -258,6 +262,52 @@ def test_fills_of_more_tensors_and_elements_than_a_launch_or_block_holds(kernels
     check_fills(kernels, [Fill(Placed.make((70, 31, 9), torch.float32, rng), mask=mask) for mask in masks])
     many = [Fill(Placed.make((1 + k % 7, 3), torch.int16, rng), mask=torch.tensor([True])) for k in range(700)]
     check_fills(kernels, many)
+
+
+def journal_request(case: JournalCase, actions: list[int]) -> bytes:
+    seed = case.seed - 2**64 if case.seed >= 2**63 else case.seed
+    layout = case.layout
+    parts = [ints(3, DISTRIBUTIONS.index(case.distribution), case.step, seed), struct.pack("<d", case.scale)]
+    parts.append(ints(layout.nbytes, layout.pool, len(case.weights)))
+    for k, weight in enumerate(case.weights):
+        item, rank = weight.base.element_size(), len(weight.shape)
+        parts.append(ints(DTYPES[weight.base.dtype], item, case.streams[k], case.starts[k], rank))
+        parts += [ints(weight.shape[d], weight.stride[d]) for d in range(rank - 1, -1, -1)]
+        parts.append(ints(layout.sections[k], layout.rooms[k]))
+        parts += [ints(len(octets(weight.base)), weight.offset * item), octets(weight.base)]
+    return b"".join([*parts, ints(len(actions), *actions)])
+
+
+def check_journals(kernels: Path, cases: list[JournalCase], actions: list[int]) -> None:
+    """After each action weights and journal are the reference's, byte for byte."""
+    output = run(kernels, [journal_request(case, actions) for case in cases])
+    for case in cases:
+        arguments = case.arguments("cpu")
+        for action in actions:
+            reference_journal_(*arguments, action)
+            written, output = output[: case.layout.nbytes], output[case.layout.nbytes :]
+            assert written == octets(arguments[1])
+            for weight in arguments[0]:
+                size = storage_of(weight).nbytes
+                written, output = output[:size], output[size:]
+                storage = torch.frombuffer(bytearray(written), dtype=torch.uint8).view(weight.dtype)
+                assert_same_bits(storage, storage_of(weight), computed=True)
+    assert output == b""
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
+@given(cases=st.lists(journal_cases(alike=True), min_size=1, max_size=4))
+def test_journals(kernels: Path, cases: list[JournalCase]):
+    cases = [case for case in cases if all(all(weight.shape) for weight in case.weights)]
+    check_journals(kernels, cases, [0, 1, 1, 1, 2])
+
+
+def test_a_journal_of_more_tensors_than_a_launch_holds(kernels: Path):
+    rng = np.random.default_rng(0)
+    weights = [Placed.make((1 + k % 5, 7), torch.float32, rng, order=(1, 0)) for k in range(300)]
+    weights.append(Placed.make((30_000,), torch.float32, rng))
+    layout = layout_of([w.on("cpu").numel() for w in weights], [w.base.element_size() for w in weights], [0.1] * 301)
+    check_journals(kernels, [JournalCase(weights, list(range(301)), [0] * 301, layout, scale=0.1)], [0, 1, 2])
 
 
 TRUNCATIONS = [

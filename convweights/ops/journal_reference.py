@@ -47,7 +47,7 @@ def _run(section: _Section, chunk: int, part: torch.Tensor, d: torch.Tensor, act
     if action == _ENTER:
         section.forget(chunk)
     state = section.state(chunk)
-    if action == _LEAVE and state == _WEIGHTS:
+    if action != _ENTER and state == _WEIGHTS:
         return
     now = -d if state == _MINUS else d
     old = part.clone()

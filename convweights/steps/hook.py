@@ -91,14 +91,19 @@ class PerturbHook:
         self.step, self.seed = step, state["seed"]
 
     def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        numbers = {name: number(self.step) if callable(number) else number for name, number in self._numbers.items()}
+        decay, shift, scale = (
+            number(self.step) if callable(number) else number
+            for number in map(self._numbers.__getitem__, ("decay", "shift", "scale"))
+        )
         update_(
             _params_of(optimizer) if self._params is None else self._params,
+            decay=decay,
+            shift=shift,
+            scale=scale,
             seed=self.seed,
             step=self.step,
             distribution=self._distribution,
             rounding=self._rounding,
-            **numbers,
         )
         self.step += 1
 

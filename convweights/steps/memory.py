@@ -83,7 +83,7 @@ class Memory:
     def _put_back(self, part: Targets) -> None:
         for position, copy in self.copies.items():
             tensor = part.tensors[position]
-            write((tensor,), tensor.detach().copy_, copy)
+            write((tensor,), _copy, tensor, copy)
 
     def _run(self, part: Targets, noise: Noise, action: int, places: Sequence[int] | None = None) -> None:
         """An action on all tensors of the journal, or on those at some places of it."""
@@ -121,7 +121,7 @@ class Memory:
         self.layout = self.layout.only(kept)
         self.journaled, self.starts = [self.journaled[k] for k in kept], [self.starts[k] for k in kept]
         self.journal[4:8].zero_()
-        _say(part, self.copies, "whose weights are too small beside the noise for the journal's space")
+        _say(part, self.copies, "more of them are small beside the noise than their mean tells")
 
 
 # By the first of the tensors, for as long as it lives.
@@ -155,7 +155,7 @@ def _make(part: Targets, noise: Noise, restore: str, likeness: tuple[object, ...
     )
     copies = {i: torch.empty_like(tensor) for i, tensor in enumerate(tensors) if i not in shares}
     if restore == "journal":
-        _say(part, copies, "float64, sharded across rows, or small beside the noise")
+        _say(part, copies, "they are float64, or sharded across rows, or small beside the noise")
     made = torch.zeros(layout.nbytes, dtype=torch.uint8, device=tensors[0].device)
     return Memory(likeness, abs(noise.scale), journaled, [starts[i] for i in journaled], layout, made, copies)
 
@@ -172,14 +172,15 @@ def _shares(part: Targets, noise: Noise, positions: Iterable[int]) -> dict[int, 
 
 
 def _root_mean_square(tensor: torch.Tensor) -> torch.Tensor:
-    norm = torch.linalg.vector_norm(tensor, dtype=torch.float32)
+    norm: torch.Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float32)
     if not bool(norm.isfinite()):
         norm = torch.linalg.vector_norm(tensor[tensor.isfinite()].double()).float()
-    return norm / tensor.numel() ** 0.5
+    size: torch.Tensor = norm / tensor.numel() ** 0.5
+    return size
 
 
 def _start(part: Targets, position: int) -> int | None:
-    """Where a tensor begins in the logical index; None where it is not in one piece there, or not at a chunk's start."""
+    """Where a tensor begins in the logical index, a multiple of a chunk; None where it is not in one piece there."""
     box = part.box(position)
     shape = part.tensors[position].shape
     rank = len(shape)
@@ -195,11 +196,15 @@ def _start(part: Targets, position: int) -> int | None:
     return start if start % journal.CHUNK == 0 else None
 
 
+def _copy(tensor: torch.Tensor, source: torch.Tensor) -> None:
+    tensor.detach().copy_(source)
+
+
 def _perturb(part: Targets, noise: Noise) -> None:
     if part.tensors:
         numbers = (DISTRIBUTIONS.index(noise.distribution), 1.0, 0.0, [noise.scale], [noise.signed_seed], noise.step)
-        arguments = (part.tensors, [], part.streams, part.boxes, *numbers, False, False, True, None)
-        write(part.tensors, update_call.operator, *arguments)
+        options = (False, False, True, None)
+        write(part.tensors, update_call.operator, part.tensors, [], part.streams, part.boxes, *numbers, *options)
 
 
 def _say(part: Targets, copies: dict[int, torch.Tensor], why: str) -> None:
@@ -207,7 +212,7 @@ def _say(part: Targets, copies: dict[int, torch.Tensor], why: str) -> None:
     if share > _WORTH_SAYING:
         first = part.label(next(iter(copies)))
         warnings.warn(
-            f"{part.function}: {100 * share:.0f}% of the weights' bytes are copied instead of journaled, {first} for "
-            f"one, being {why}",
+            f"{part.function}: {100 * share:.0f}% of the weights' bytes are copied instead of journaled, "
+            f"those of {first} for one: {why}",
             stacklevel=5,
         )

@@ -38,10 +38,10 @@ class perturbed:
         scale: a finite number.
         seed, step, stream, distribution: which noise, as for :func:`update_`; the distribution is not "none".
         restore: "journal" keeps about 2.3 bits an element up to a scale of a twentieth of the weights' standard
-            deviation: 7.3% of the bytes of float32 weights, 13.6% of 16-bit ones. More noise needs more: 21% at half
-            the standard deviation. Beyond that, and for float64 weights, tensors are copied; a warning says so where
-            those are more than a twentieth of all bytes. "snapshot" copies all. Either is allocated by the first block
-            and used again by the following ones on the same weights.
+            deviation: 7.3% of the bytes of large float32 weights, 13.6% of 16-bit ones. More noise needs more, 16% and
+            22% at half the standard deviation, and so do tensors of few elements. Beyond that, and for float64 weights,
+            tensors are copied; a warning says so where those are more than a twentieth of all bytes. "snapshot" copies
+            all. Either is allocated by the first block and used again by the following ones on the same weights.
         frozen: perturb parameters that do not require a gradient, too.
 
     Raises:
@@ -106,7 +106,8 @@ class perturbed:
                     "perturbed: params must not be inside a block of another thread, got some that are; "
                     "let that block end first"
                 )
-            self._parts = [(part, memory_for(part, self._first, self._restore)) for part in parts]
+            for part in parts:  # not in a comprehension, which would be a frame of its own to a warning
+                self._parts.append((part, memory_for(part, self._first, self._restore)))
             for _, memory in self._parts:
                 memory.busy = True
             self._thread = threading.get_ident()
@@ -125,7 +126,7 @@ class perturbed:
     def flip(self) -> None:
         """Move the weights by the opposite of the noise: they become what perturbing them by ``-scale`` gives."""
         self._check_turn("flip")
-        self._check_weights()
+        self._check_versions()
         if self._first.scale:
             for part, memory in self._parts:
                 memory.flip(part, self._first, self._now)
@@ -137,7 +138,8 @@ class perturbed:
     ) -> None:
         self._check_turn("end")
         try:
-            self._check_weights()
+            self._check_parameters()
+            self._check_versions()
             if self._first.scale:
                 for part, memory in self._parts:
                     memory.leave(part, self._first)
@@ -178,15 +180,18 @@ class perturbed:
                 f"got one that is open; end that one first"
             )
 
-    def _check_weights(self) -> None:
-        """That the weights are those which the block has left there."""
+    def _check_parameters(self) -> None:
+        """That none has been replaced."""
         held = _held(self._params)
         same = held.keys() == self._held.keys() and all(held[name] is tensor for name, tensor in self._held.items())
         if not same:
             raise RuntimeError(
-                "perturbed: params must have the same parameters when the block ends, got others; they are left as they "
-                "are"
+                "perturbed: params must have the same parameters when the block ends, got others; "
+                "they are left as they are"
             )
+
+    def _check_versions(self) -> None:
+        """That the weights are those which the block has left there."""
         labelled = [(part, i) for part, _ in self._parts for i in range(len(part.tensors))]
         for (part, i), seen in zip(labelled, self._seen, strict=True):
             if _seen(part.tensors[i]) != seen:

@@ -7,7 +7,7 @@
 //
 // A chunk is kChunk elements in row-major order. Its escapes, the weights that are stored whole, lie in its room in the
 // order of the elements; more of them in the pool, from the head's base on. A chunk whose escapes find no space is left
-// as it was and is pending.
+// as it was and is pending; one that is not moved cannot be flipped.
 #pragma once
 
 #include "../element/journal.h"
@@ -79,30 +79,43 @@ CW_HD uint32_t words_beyond(int64_t escapes, int64_t room, int64_t item) {
   return escapes <= room ? 0 : static_cast<uint32_t>(((escapes - room) * item + 3) / 4);
 }
 
-CW_HD uint32_t add_at(uint32_t* place, uint32_t value) {
+CW_HD void add_one(uint32_t* place) {
 #if defined(__CUDA_ARCH__)
-  return atomicAdd(place, value);
+  atomicAdd(place, 1u);
 #else
-  return __atomic_fetch_add(place, value, __ATOMIC_RELAXED);
+  __atomic_fetch_add(place, 1u, __ATOMIC_RELAXED);
 #endif
 }
 
-// Space for a chunk's escapes, its own again where they fit; whether there was some. Of the pool a failed try takes
-// nothing that another could use: it is then full.
+// What `place` holds before it is given `next`, which it is where that is `found`.
+CW_HD uint32_t exchange(uint32_t* place, uint32_t found, uint32_t next) {
+#if defined(__CUDA_ARCH__)
+  return atomicCAS(place, found, next);
+#else
+  __atomic_compare_exchange_n(place, &found, next, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+  return found;
+#endif
+}
+
+// Space for a chunk's escapes, its own again where they fit; whether there was some.
 CW_HD bool secure(ChunkHead& head, int64_t escapes, const Section& section, const JournalPool& pool) {
   const uint32_t words = words_beyond(escapes, section.room, section.item);
   if (words <= head.held) return true;
-  if (*pool.used > pool.size) return false;
-  const uint32_t base = add_at(pool.used, words);
-  if (base > pool.size || words > pool.size - base) return false;
-  head.base = base;
-  head.held = static_cast<uint16_t>(words);
-  return true;
+  for (uint32_t used = exchange(pool.used, 0, 0); words <= pool.size - used;) {
+    const uint32_t before = exchange(pool.used, used, used + words);
+    if (before == used) {
+      head.base = used;
+      head.held = static_cast<uint16_t>(words);
+      return true;
+    }
+    used = before;
+  }
+  return false;
 }
 
 CW_HD void leave_pending(const Section& section, const JournalPool& pool) {
-  add_at(section.pending, 1);
-  add_at(pool.flag, 1);
+  add_one(section.pending);
+  add_one(pool.flag);
 }
 
 // One tensor, or a piece of one, whose elements follow one another in the logical index, and its section.

@@ -21,7 +21,7 @@ struct JournalRun {
                   JournalAction action, const Section& section, int64_t chunk, const JournalPool& pool) {
     ChunkHead& head = section.heads[chunk];
     if (action == JournalAction::Enter) head = {};
-    if (action == JournalAction::Leave && head.state == ChunkState::Weights) return;
+    if (action != JournalAction::Enter && head.state == ChunkState::Weights) return;
     const float scale = static_cast<float>(recipe.scales[0]);
     const float now = head.state == ChunkState::Minus ? -scale : scale;
     const bool flips = action == JournalAction::Flip;

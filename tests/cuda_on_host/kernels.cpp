@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -35,6 +36,7 @@ void launch(void (*kernel)(Parameters...), unsigned blocks, int, Arguments... ar
 }  // namespace convweights
 
 #include "ops/fill_cuda.h"
+#include "ops/journal_cuda.h"
 #include "ops/transfer_cuda.h"
 #include "ops/update_cuda.h"
 
@@ -207,11 +209,58 @@ void run_fill() {
   for (char* const place : others) free(place);
 }
 
+void run_journal() {
+  Recipe recipe;
+  recipe.distribution = static_cast<Distribution>(read_int());
+  recipe.step = static_cast<uint32_t>(read_int());
+  const int64_t seed = read_int();
+  const double scale = read_double();
+  recipe.scales = &scale;
+  recipe.seeds = &seed;
+  recipe.count = 1;
+  const int64_t bytes = read_int(), pool = read_int();
+  std::vector<JournalPiece> pieces(static_cast<size_t>(read_int()));
+  std::vector<std::pair<char*, int64_t>> storages;
+  char* const journal = static_cast<char*>(malloc(static_cast<size_t>(bytes)));
+  memset(journal, 0, static_cast<size_t>(bytes));
+  for (JournalPiece& made : pieces) {
+    Piece& p = made.piece;
+    p.type = static_cast<Dtype>(read_int());
+    p.item = read_int();
+    p.stream = static_cast<uint32_t>(read_int());
+    p.start = static_cast<uint64_t>(read_int());
+    p.rank = static_cast<int>(read_int());
+    int64_t index = 1;
+    for (int d = p.rank - 1; d >= 0; --d) {
+      p.dims[d].size = read_int();
+      p.dims[d].stride = read_int();
+      p.dims[d].index = index;
+      index *= p.dims[d].size;
+    }
+    const int64_t at = read_int(), room = read_int();
+    made.section = section_at(journal + at, p.count(), p.item, room);
+    const int64_t stored = read_int(), offset = read_int();
+    storages.emplace_back(read_storage(stored), stored);
+    p.weight = storages.back().first + offset;
+    reduce(p);
+  }
+  JournalPool space{reinterpret_cast<uint32_t*>(journal), reinterpret_cast<uint32_t*>(journal) + 1, journal + pool,
+                    static_cast<uint32_t>((bytes - pool) / 4)};
+  const int64_t actions = read_int();
+  for (int64_t k = 0; k < actions; ++k) {
+    journal_cuda(pieces, recipe, static_cast<JournalAction>(read_int()), space, 0);
+    fwrite(journal, static_cast<size_t>(bytes), 1, stdout);
+    for (const auto& [place, stored] : storages) fwrite(place, static_cast<size_t>(stored), 1, stdout);
+  }
+  for (const auto& [place, stored] : storages) free(place);
+  free(journal);
+}
+
 }  // namespace
 
 int main() {
   for (;;) {
     const int64_t verb = read_int();
-    verb == 0 ? run_transfer() : verb == 1 ? run_update() : run_fill();
+    verb == 0 ? run_transfer() : verb == 1 ? run_update() : verb == 2 ? run_fill() : run_journal();
   }
 }
