@@ -23,13 +23,14 @@ harness = load("harness")
 transfer = load("transfer")
 update = load("update")
 fill = load("fill")
+perturbed = load("perturbed")
 chart = load("chart")
 
 
 @pytest.mark.parametrize(
     "make",
-    [*transfer.CASES.values(), *update.CASES.values(), *fill.CASES.values()],
-    ids=[*transfer.CASES, *(f"update-{name}" for name in update.CASES), *(f"fill-{name}" for name in fill.CASES)],
+    [make for file in (transfer, update, fill, perturbed) for make in file.CASES.values()],
+    ids=[f"{file.__name__}-{name}" for file in (transfer, update, fill, perturbed) for name in file.CASES],
 )
 def test_contenders_agree(device: str, make):
     with torch.no_grad():
