@@ -222,3 +222,12 @@ def test_what_the_operator_refuses(device: str):
         with pytest.raises(RuntimeError, match=message):
             operator(*bad)
     assert weights[0].tolist() == [1.0] * 10
+
+
+def test_the_operator_is_registered_in_full():
+    arguments = [*case_of(torch.randn(5000), 0.1).arguments("cpu"), ENTER]
+    torch.library.opcheck(operator, tuple(arguments), test_utils=("test_schema", "test_faketensor"))
+    weight = arguments[0][0]
+    version = weight._version
+    operator(*arguments)
+    assert weight._version > version

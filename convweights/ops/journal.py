@@ -78,7 +78,7 @@ def _padded(size: int) -> int:
 
 
 _library.impl("journal_", reference_journal_, "CompositeExplicitAutograd")
-bump_versions(_library, "journal_", operator, lambda weights, *rest: weights)
+bump_versions(_library, "journal_", operator, lambda weights, journal, *rest: (*weights, journal))
 
 
 @torch.library.register_fake("convweights::journal_")
