@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from convweights.checkpoint.contents import Checkpoint
+from convweights.checkpoint.numpy_file import NumpyFile, is_numpy
 from convweights.checkpoint.safetensors_file import SafetensorsFile
+from convweights.checkpoint.sharded_file import INDEX, ShardedFile, checkpoint_in
 from convweights.checkpoint.torch_file import TorchFile
 from convweights.fitting.errors import CheckpointError, reason, sentence
 
@@ -23,14 +25,21 @@ def path_of(function: str, argument: str, value: Any) -> Path:
 def open_checkpoint(function: str, argument: str, value: str | PathLike[str]) -> Checkpoint:
     """The checkpoint at a path, on behalf of the argument that named it. Use it in a ``with`` statement.
 
-    Raises CheckpointError, in one sentence, for anything else than a whole safetensors file or a whole file of
-    torch.save whose pickle holds only tensors and plain containers.
+    Raises CheckpointError, in one sentence, for anything else than a whole safetensors file, an index with all its
+    shards, a directory with one of these, an npz file, or a whole file of torch.save whose pickle holds only tensors
+    and plain containers.
     """
     path = path_of(function, argument, value)
+    if path.is_dir():
+        path = checkpoint_in(function, argument, path)
+    if path.name.endswith(INDEX):
+        return ShardedFile(function, argument, path)
     start = _first_bytes(function, argument, path)
     # A safetensors header is below 100 MB, so the upper half of its length is zero; then comes its JSON.
     if len(start) == 9 and start[4:8] == bytes(4) and start[8:] == b"{":
         return SafetensorsFile(function, argument, path)
+    if start[:4] == b"PK\x03\x04" and is_numpy(path):
+        return NumpyFile(function, argument, path)
     if start[:4] == b"PK\x03\x04":
         return TorchFile(function, argument, path, zipped=True)
     if start[:1] == b"\x80":
@@ -38,14 +47,11 @@ def open_checkpoint(function: str, argument: str, value: str | PathLike[str]) ->
     if path.suffix == ".safetensors":
         # Not even its first bytes are right; the library words what is wrong with them.
         return SafetensorsFile(function, argument, path)
-    rule, got = "be a checkpoint (.safetensors, .pt or .pth)", f"{path}, which is none of these inside"
+    rule, got = "be a checkpoint (.safetensors, .pt, .pth or .npz)", f"{path}, which is none of these inside"
     raise CheckpointError(sentence(function, argument, rule, got), path)
 
 
 def _first_bytes(function: str, argument: str, path: Path) -> bytes:
-    if path.is_dir():
-        got = f"the directory {path}"
-        raise CheckpointError(sentence(function, argument, "be a file", got), path)
     if path.exists() and not path.is_file():
         raise CheckpointError(sentence(function, argument, "be a regular file", path), path)
     try:

@@ -34,8 +34,9 @@ def plan(
     """What :func:`~convweights.convert`, or :func:`~convweights.transfer_model_`, would do. Nothing is written.
 
     Args:
-        source: a ``.safetensors``, ``.pt`` or ``.pth`` file (what it is shows in its contents, not in its name), or a
-            module or a dict of tensors, on the meta device too.
+        source: a ``.safetensors``, ``.pt``, ``.pth`` or ``.npz`` file (what it is shows in its contents, not in its
+            name), the index of a sharded one, a directory that holds one safetensors checkpoint, or a module or a dict
+            of tensors, on the meta device too.
         rules: a path to TOML, or a list of dicts that say the same: ``match`` and any of ``in_channels``,
             ``out_channels``, ``kernel_size``, ``inflate``, ``deflate``, ``groups``, ``layout``, ``dtype``, ``rename``,
             ``drop``, ``only``, ``new``.

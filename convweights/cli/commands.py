@@ -27,7 +27,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Source = Annotated[Path, typer.Argument(metavar="SRC", help="A .safetensors, .pt or .pth file.", show_default=False)]
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SRC",
+        help="A .safetensors file, its index or directory, .pt, .pth or .npz.",
+        show_default=False,
+    ),
+]
 Target = Annotated[Path, typer.Argument(metavar="DST", help="Its suffix decides the format.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")]
 NoFsync = Annotated[bool, typer.Option("--no-fsync", help="Do not wait until DST is on the disk.")]
