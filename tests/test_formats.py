@@ -2,7 +2,6 @@
 
 import os
 import struct
-import weakref
 import zipfile
 
 import pytest
@@ -14,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from convweights.checkpoint import convert
 from convweights.checkpoint.contents import TensorInfo
 from convweights.checkpoint.formats import open_checkpoint
-from convweights.checkpoint.safetensors_file import write_safetensors
 from convweights.checkpoint.state_dict import USUAL_KEYS
 
 FORMAT = {"safetensors": "safetensors", "zip": "pt (zip)", "legacy": "pt (legacy)"}
@@ -112,22 +110,6 @@ def test_an_empty_safetensors_file_stays_one(tmp_path):
     save_file({}, tmp_path / "a.safetensors")
     convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     assert load_file(tmp_path / "b.safetensors") == {}
-
-
-def test_the_writer_holds_one_tensor_at_a_time(tmp_path):
-    alive: list[weakref.ref] = []
-
-    def make(name: str) -> torch.Tensor:
-        assert all(reference() is None for reference in alive)
-        tensor = torch.ones(4, 4)
-        alive.append(weakref.ref(tensor))
-        return tensor
-
-    infos = [TensorInfo(name, (4, 4), torch.float32) for name in "abc"]
-    with (tmp_path / "a.safetensors").open("wb") as file:
-        write_safetensors(file, infos, {}, make)
-    assert len(alive) == 3
-    assert set(load_file(tmp_path / "a.safetensors")) == set("abc")
 
 
 def test_lazy_conjugation_is_written_out(tmp_path):

@@ -52,6 +52,10 @@ class Checkpoint(Contents):
     def error(self, message: str, tensor: str | None = None) -> Exception:
         return CheckpointError(message, self.path, tensor)
 
+    def span(self, name: str) -> tuple[int, int] | None:
+        """The descriptor of the file in which the tensor's bytes lie as they are, and where; None where they do not."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Let go of the file."""

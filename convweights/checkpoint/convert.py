@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from convweights.checkpoint.contents import Checkpoint
+from convweights.checkpoint.engine import write_safetensors
 from convweights.checkpoint.formats import path_of, target_format
 from convweights.checkpoint.plan import Inputs, Source, draft_of, open_inputs
 from convweights.checkpoint.replace import check_target, replacing
-from convweights.checkpoint.safetensors_file import write_safetensors
 from convweights.checkpoint.target_notes import target_notes
 from convweights.checkpoint.torch_file import write_torch
 from convweights.fitting.carry_out import carry_out, overflows
@@ -127,21 +127,20 @@ def _write(
     target: Path, form: str, planned: Plan, source: Checkpoint, template: Contents | None, *, fsync: bool
 ) -> list[str]:
     """Write the file; the names of the tensors in which finite values became infinite."""
-    by_name = {tensor.name: tensor for tensor in planned.tensors}
-    overflown: list[str] = []
-
-    def make(name: str) -> torch.Tensor:
-        tensor, overflows = _make(by_name[name], source, template)
-        if overflows:
-            overflown.append(name)
-        return tensor
-
     with replacing("convert", target, fsync=fsync) as file:
         if form == "safetensors":
-            write_safetensors(file, (tensor.target for tensor in planned.tensors), source.around.metadata, make)
-        else:
-            write_torch(file, planned, source, make)
-    return sorted(overflown)
+            return write_safetensors(file.fileno(), planned, source, lambda tensor: _make(tensor, source, template))
+        by_name = {tensor.name: tensor for tensor in planned.tensors}
+        overflown: list[str] = []
+
+        def make(name: str) -> torch.Tensor:
+            tensor, overflows = _make(by_name[name], source, template)
+            if overflows:
+                overflown.append(name)
+            return tensor
+
+        write_torch(file, planned, source, make)
+        return sorted(overflown)
 
 
 def _make(planned: TensorPlan, source: Checkpoint, template: Contents | None) -> tuple[torch.Tensor, bool]:

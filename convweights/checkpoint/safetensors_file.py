@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -61,21 +61,28 @@ class SafetensorsFile(Checkpoint):
         except (SafetensorError, OSError, ValueError) as error:
             got = f"{path} ({reason(error)})"
             raise CheckpointError(sentence(function, argument, "be a valid safetensors file", got), path) from error
-        header = _header(function, argument, path)
+        header, begin = _header(function, argument, path)
         self.around = Surroundings(metadata=header.pop(METADATA, {}))
         self.tensors = {name: _info(function, argument, path, name, entry) for name, entry in header.items()}
+        self._places = {name: begin + entry["data_offsets"][0] for name, entry in header.items()}
+        self._bytes = path.open("rb", buffering=0)
 
     def read(self, name: str) -> torch.Tensor:
         tensor: torch.Tensor = self._file.get_tensor(name)
         # An empty tensor's address is where the next one begins, which torch.save takes for shared memory.
         return tensor if tensor.numel() else torch.empty_like(tensor)
 
+    def span(self, name: str) -> tuple[int, int]:
+        return self._bytes.fileno(), self._places[name]
+
     def close(self) -> None:
         self._file = None
+        self._bytes.close()
 
 
-def _header(function: str, argument: str, path: Path) -> dict[str, Any]:
-    """The header as JSON. The library has accepted it by now, so its length can be trusted."""
+def _header(function: str, argument: str, path: Path) -> tuple[dict[str, Any], int]:
+    """The header as JSON, and where the tensors' bytes begin. The library has accepted it by now, so its length can be
+    trusted."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: dict[str, Any] = {}
@@ -89,7 +96,7 @@ def _header(function: str, argument: str, path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header: dict[str, Any] = json.loads(file.read(length), object_pairs_hook=unique)
-    return header
+    return header, 8 + length
 
 
 def _info(function: str, argument: str, path: Path, name: str, entry: Mapping[str, Any]) -> TensorInfo:
@@ -128,28 +135,15 @@ def _encodes(name: str) -> bool:
     return True
 
 
-def write_safetensors(
-    file: BinaryIO,
-    tensors: Iterable[TensorInfo],
-    metadata: Mapping[str, str],
-    make: Callable[[str], torch.Tensor],
-) -> None:
-    """Write the header, computed from the descriptions alone, then each tensor as ``make`` hands it over.
-
-    No two of them need to be in memory together.
-    """
+def laid_out(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int], int]:
+    """What a file begins with, where each tensor's bytes go, in that order, and how long the file is."""
     ordered = sorted(tensors, key=lambda info: (_ORDER[info.dtype], info.name))
-    file.write(_encode_header(ordered, metadata))
+    header = _encode_header(ordered, metadata)
+    places, end = {}, len(header)
     for info in ordered:
-        # No name is bound to the tensor here: the next one would be made before this one is let go.
-        _write_tensor(file, info, make(info.name))
-
-
-def _write_tensor(file: BinaryIO, info: TensorInfo, tensor: torch.Tensor) -> None:
-    assert (tuple(tensor.shape), tensor.dtype) == (info.shape, info.dtype), info
-    if tensor.numel():
-        octets = tensor.resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
-        file.write(octets.numpy().data)
+        places[info.name] = end
+        end += info.nbytes
+    return header, places, end
 
 
 def _encode_header(ordered: Iterable[TensorInfo], metadata: Mapping[str, str]) -> bytes:

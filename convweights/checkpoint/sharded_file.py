@@ -55,6 +55,9 @@ class ShardedFile(Checkpoint):
     def read(self, name: str) -> torch.Tensor:
         return self._shards[self._places[name]].read(name)
 
+    def span(self, name: str) -> tuple[int, int] | None:
+        return self._shards[self._places[name]].span(name)
+
     def close(self) -> None:
         self._close()
 
