@@ -166,7 +166,7 @@ def test_a_failure_that_is_no_refusal_is_not_tried_again(monkeypatch: pytest.Mon
         weights[0].add_(1)
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(update_call, "_operator", fails_after_writing)
+    monkeypatch.setattr(update_call, "operator", fails_after_writing)
     monkeypatch.setattr(update_call, "_is_native", lambda device: True)
     with pytest.raises(RuntimeError, match="CUDA error"):
         cw.update_([weight], shift=1.0)
