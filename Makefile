@@ -47,6 +47,7 @@ bench: $(INSTALLED) ## measure, then write the tables and the charts of README.m
 	$(BIN)/python benchmarks/update.py
 	$(BIN)/python benchmarks/fill.py
 	$(BIN)/python benchmarks/perturbed.py
+	$(BIN)/python benchmarks/convert.py
 	$(BIN)/python benchmarks/chart.py
 
 gpu: ## build in place for the card at hand with PYTHON's own torch; tests and benchmarks on it

@@ -24,6 +24,7 @@ transfer = load("transfer")
 update = load("update")
 fill = load("fill")
 perturbed = load("perturbed")
+convert = load("convert")
 chart = load("chart")
 
 
@@ -39,6 +40,16 @@ def test_contenders_agree(device: str, make):
         kinds = [contender.kind for contender in case.contenders]
         assert kinds.count("ours") == 1
         assert kinds.count("eager") >= 2
+
+
+@pytest.mark.parametrize("name", convert.CASES)
+def test_conversions_agree(name: str):
+    case = convert.CASES[name]("cpu", tiny=True)
+    case.check()
+    case.floor().run()
+    folder = case.folder
+    del case
+    assert not folder.exists()
 
 
 def test_a_wrong_contender_is_found(device: str):

@@ -46,7 +46,9 @@ def write_safetensors(descriptor: int, planned: Plan, source: Checkpoint, make: 
             overflown.add(task.part.planned.name)
 
     tasks = (_Task(part, at) for name, at in places.items() for part in _parts(by_name[name], source))
-    with ThreadPoolExecutor(WORKERS) as pool:
+    threads = torch.get_num_threads()
+    # Each computes by itself: threads of theirs would wait for each other, spinning, on the same processors.
+    with ThreadPoolExecutor(WORKERS, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         running = {pool.submit(run, task) for task in tasks}
         try:
             done, _ = wait(running, return_when=FIRST_EXCEPTION)
@@ -55,6 +57,8 @@ def write_safetensors(descriptor: int, planned: Plan, source: Checkpoint, make: 
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+        finally:
+            torch.set_num_threads(threads)
     return sorted(overflown)
 
 

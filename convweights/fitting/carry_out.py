@@ -38,7 +38,7 @@ def carry_out(
 
 def overflows(planned: TensorPlan, weight: torch.Tensor, values: torch.Tensor) -> bool:
     """Whether finite values became infinite on the way. Where some were infinite before, a cast alone can tell."""
-    if not (planned.rewritten and weight.is_floating_point() and bool(weight.isinf().any())):
+    if not (planned.rewritten and weight.is_floating_point() and _has_infinity(weight)):
         return False
     before = values.isinf()
     if not bool(before.any()):
@@ -48,3 +48,10 @@ def overflows(planned: TensorPlan, weight: torch.Tensor, values: torch.Tensor) -
     if planned.permutation is not None:
         before = before.permute(planned.permutation)
     return bool((weight.isinf() & ~before.reshape(weight.shape)).any())
+
+
+def _has_infinity(weight: torch.Tensor) -> bool:
+    """The extremes, which are ten times as fast, say no in nearly every case."""
+    if weight.numel() and weight.dtype.itemsize > 1 and all(bool(end.isfinite()) for end in torch.aminmax(weight)):
+        return False
+    return bool(weight.isinf().any())

@@ -1,0 +1,145 @@
+"""Conversions of checkpoints against the usual ways and ``cp``, page cache warm; ``--help`` says how to call it.
+
+The checkpoints are made in shared memory where there is room for them, else in the directory for temporary files.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import Case, Contender, main
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from update import resnet50_shapes
+
+import convweights as cw
+
+SHARED = Path("/dev/shm")
+
+
+def folder_for(size: int) -> Path:
+    """A directory of its own with room for some copies of a checkpoint."""
+    root = SHARED if SHARED.is_dir() and shutil.disk_usage(SHARED).free > 6 * size else Path(tempfile.gettempdir())
+    return Path(tempfile.mkdtemp(prefix="convweights-", dir=root))
+
+
+class Conversion(Case):
+    """Every contender writes the same tensors into a file of its own."""
+
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        state: Mapping[str, torch.Tensor],
+        change: Callable[[str, torch.Tensor], tuple[str, torch.Tensor]],
+        rounds: int,
+    ) -> None:
+        blank = torch.empty(0)
+        super().__init__(name, title, blank, blank, blank, rounds=rounds, threads=2)
+        self.size = sum(tensor.nbytes for tensor in state.values())
+        self.folder = folder_for(self.size)
+        self.source, self.pickled = self.folder / "source.safetensors", self.folder / "source.pt"  # type: ignore[assignment]
+        save_file(dict(state), self.source)
+        torch.save(dict(state), self.pickled)
+        self.change = change
+        self.wanted = dict(change(key, tensor) for key, tensor in state.items())
+
+    def __del__(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def target(self) -> Path:
+        return self.folder / "target.safetensors"
+
+    @property
+    def moved(self) -> int:
+        return self.size
+
+    def check(self) -> None:
+        for contender in self.contenders:
+            contender.run()
+            found = load_file(self.target)
+            same = found.keys() == self.wanted.keys() and all(
+                torch.equal(found[key], wanted) for key, wanted in self.wanted.items()
+            )
+            if not same:
+                raise AssertionError(f"{self.name}: {contender.name} must give the expected result before it is timed")
+
+    def floor(self) -> Contender:
+        copy = self.folder / "copy"
+        return Contender("cp of the source", "floor", lambda: subprocess.run(["cp", self.source, copy], check=True))
+
+    def add_peers(self) -> None:
+        def loaded() -> None:
+            save_file(dict(self.change(*item) for item in load_file(self.source).items()), self.target)
+
+        def one_by_one() -> None:
+            with safe_open(self.source, framework="pt") as file:
+                save_file(dict(self.change(key, file.get_tensor(key)) for key in file.keys()), self.target)  # noqa: SIM118
+
+        def unpickled() -> None:
+            state = torch.load(self.pickled, mmap=True, weights_only=True)
+            save_file(dict(self.change(*item) for item in state.items()), self.target)
+
+        self.eager("load_file, save_file", loaded)
+        self.eager("safe_open tensor by tensor, save_file", one_by_one)
+        self.eager("torch.load(mmap=True), save_file", unpickled)
+
+
+def stem_and_cast(key: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
+    if key == "stem.weight":
+        tensor = tensor.repeat(1, 2, 1, 1) * 0.5
+    return key, tensor.bfloat16()
+
+
+def renamed(key: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
+    return f"net.{key}", tensor
+
+
+STEM = {"rules": [{"match": "stem.weight", "in_channels": 6}], "dtype": "bfloat16"}
+RENAME = {"rules": [{"match": "re:(.*)", "rename": "net.\\1"}]}
+
+
+def case(
+    device: str,
+    *,
+    tiny: bool = False,
+    compiled: bool = True,
+    name: str = "2 GB",
+    shapes: tuple[tuple[int, ...], ...] = ((1024, 8704),) * 59,
+    change: Callable[[str, torch.Tensor], tuple[str, torch.Tensor]] = stem_and_cast,
+    asked: Mapping[str, Any] = STEM,
+    what: str = "stem 3 -> 6, float32 -> bfloat16",
+    rounds: int = 7,
+) -> Case:
+    g = torch.Generator().manual_seed(0)
+    rest = [(9, 7)] * 3 if tiny else shapes
+    state = {"stem.weight": torch.randn(64, 3, 7, 7, generator=g)}
+    state.update({f"layers.{k}.weight": torch.randn(shape, generator=g) for k, shape in enumerate(rest)})
+    made = Conversion(name, f"{len(state)} tensors, {what}", state, change, rounds)
+    made.ours(
+        "convert(..., fsync=False)", lambda: cw.convert(made.source, made.target, **asked, overwrite=True, fsync=False)
+    )
+    made.add_peers()
+    return made
+
+
+# A ResNet-50 of half the width: 22 MB in 161 tensors.
+HALF = tuple(tuple(max(1, size // 2) if size > 7 else size for size in shape) for shape in resnet50_shapes()[1:])
+
+CASES = {
+    "large": case,
+    "small": lambda device, **options: case(device, name="22 MB", shapes=HALF, rounds=31, **options),
+    "rename": lambda device, **options: case(
+        device, name="2 GB renamed", change=renamed, asked=RENAME, what="other names only", **options
+    ),
+}
+
+if __name__ == "__main__":
+    main("convert", CASES)
