@@ -50,7 +50,7 @@ class Conversion(Case):
         self.change = change
         self.wanted = dict(change(key, tensor) for key, tensor in state.items())
 
-    def __del__(self) -> None:
+    def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property

@@ -73,6 +73,9 @@ class Case:
         here = torch.empty_like(there)
         return Contender("copy_ of the same bytes", "floor", lambda: here.copy_(there))
 
+    def close(self) -> None:
+        """Let go of what it holds outside of memory."""
+
     def check(self) -> None:
         """Raise where a contender's result is not the expected one. The floor has none."""
         for contender in self.contenders:
@@ -223,6 +226,7 @@ def main(name: str, cases: dict[str, Callable[..., Case]]) -> None:
             rows = measure(case, rounds=7 if options.quick else case.rounds, least=0.002 if options.quick else 0.01)
             results.append({"name": case.name, "title": case.title, "moved": case.moved, "rows": rows})
             show(results[-1])
+            case.close()
             del case
     torch.set_num_threads(threads)
     if not (options.quick or options.only):

@@ -47,9 +47,8 @@ def test_conversions_agree(name: str):
     case = convert.CASES[name]("cpu", tiny=True)
     case.check()
     case.floor().run()
-    folder = case.folder
-    del case
-    assert not folder.exists()
+    case.close()
+    assert not case.folder.exists()
 
 
 def test_a_wrong_contender_is_found(device: str):
