@@ -216,12 +216,44 @@ def test_what_the_operator_refuses(device: str):
         (11, 3, "action must be 0, 1 or 2, got 3"),
         (1, journal.view(torch.int8), "journal must be a row of bytes"),
         (0, [weights[0].double()], "weights must be float32, float16 or bfloat16"),
+        (0, [torch.ones(1, device=device).expand(10)], "weights must give each element a place of its own"),
+        (0, [journal[48:88].view(torch.float32)], "weights must not lie in the journal"),
+        (8, float("nan"), "scale must be finite in float32"),
     ):
         bad = list(good)
         bad[position] = value
         with pytest.raises(RuntimeError, match=message):
             operator(*bad)
     assert weights[0].tolist() == [1.0] * 10
+
+
+@pytest.mark.native
+def test_two_weights_need_two_sections_and_two_places(device: str):
+    weight = torch.ones(10, device=device)
+    layout = layout_of([10, 10], [4, 4], [0.1, 0.1])
+    journal = torch.zeros(layout.nbytes, dtype=torch.uint8, device=device)
+
+    def run(weights: list[torch.Tensor], sections: list[int]) -> None:
+        operator(weights, journal, sections, layout.rooms, layout.pool, [1, 2], [0, 0], 1, 0.1, 0, 0, ENTER)
+
+    with pytest.raises(RuntimeError, match="sections must not overlap"):
+        run([weight, weight.clone()], [8, 8])
+    with pytest.raises(RuntimeError, match="weights must not share memory"):
+        run([weight, weight], list(layout.sections))
+    assert weight.tolist() == [1.0] * 10
+
+
+@pytest.mark.parametrize("action", [FLIP, LEAVE])
+def test_a_journal_of_other_bytes_is_pending(device: str, action: int):
+    """Nothing is read or written outside of it."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        case = case_of(weights_of(30_000, torch.float32, rng, wild=False), 0.1, share=0.01)
+        arguments = case.arguments(device)
+        octets = torch.from_numpy(rng.integers(0, 256, len(arguments[1]), dtype=np.uint8)).to(device)
+        octets[:8] = 0
+        arguments[1].copy_(octets)
+        operator(*arguments, action)
 
 
 def test_the_operator_is_registered_in_full():

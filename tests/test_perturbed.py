@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import gc
+import math
 import re
 import threading
 import warnings
@@ -13,6 +16,7 @@ from bits import assert_same_bits
 from torch import nn
 
 import convweights as cw
+from convweights.steps import memory
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -223,7 +227,7 @@ def test_parameters_are_replaced(change):
         with cw.perturbed(model, scale=0.01, seed=0):
             change(model)
 
-    refused(run, "perturbed: params must have the same parameters when the block ends, got others")
+    refused(run, "perturbed: params must have the parameters it had when the block began, got others, and they are")
     model = net()
 
     def swap() -> None:
@@ -318,6 +322,221 @@ def test_a_model_on_two_devices():
     assert_same(model, before)
 
 
+# What goes wrong on the way, and what others do.
+
+
+def uneven(device: str = "cpu") -> list[torch.Tensor]:
+    """Of the first, more weights are small than the mean tells: found out when the block begins."""
+    weights = [torch.randn(60_000, device=device) * 1e-4, torch.randn(60_000, device=device), torch.ones(3).double()]
+    weights[0][:100] = 1.0
+    return weights
+
+
+def test_a_warning_that_is_an_error():
+    weights = uneven()
+    before = [weight.clone() for weight in weights]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="copied instead of journaled"), cw.perturbed(weights, scale=0.01, seed=0):
+            raise AssertionError
+    for weight, old in zip(weights, before, strict=True):
+        assert_same_bits(weight, old)
+
+
+WHERE = ["_copy_what_did_not_fit", "_put_back", "_run"]
+
+
+@pytest.mark.filterwarnings("ignore:perturbed. .*copied instead of journaled")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("call", [0, 1, 2])
+@pytest.mark.parametrize("name", WHERE)
+@pytest.mark.parametrize("restore", ["journal", "snapshot"])
+def test_an_interrupt_anywhere(monkeypatch, name: str, call: int, error: type[BaseException], restore: str):
+    """Before or behind each step of beginning and flipping: the weights are back, and the next block is right."""
+    for behind in (False, True):
+        weights, calls = uneven(), []
+        before = [weight.clone() for weight in weights]
+        real = getattr(memory.Memory, name)
+
+        def interrupted(*arguments, real=real, calls=calls, behind=behind):
+            calls.append(name)
+            if behind:
+                real(*arguments)
+            if len(calls) == call + 1:
+                raise error
+            if not behind:
+                real(*arguments)
+
+        with contextlib.suppress(error), monkeypatch.context() as patch:
+            patch.setattr(memory.Memory, name, interrupted)
+            with cw.perturbed(weights, scale=0.01, seed=0, restore=restore) as block:
+                block.flip()
+                patch.undo()
+        for weight, old in zip(weights, before, strict=True):
+            assert_same_bits(weight, old)
+        moved = [weight.clone() for weight in before]
+        cw.perturb_(moved, scale=0.01, seed=0)
+        with cw.perturbed(weights, scale=0.01, seed=0, restore=restore):
+            for weight, wanted in zip(weights, moved, strict=True):
+                assert_same_bits(weight, wanted)
+        for weight, old in zip(weights, before, strict=True):
+            assert_same_bits(weight, old)
+
+
+def test_a_memory_that_cannot_be_made(monkeypatch):
+    weights = [torch.randn(5000), torch.randn(5000).bfloat16()]
+    block = cw.perturbed(weights, scale=0.01, seed=0)
+    before = [weight.clone() for weight in weights]
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "_make", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            block.__enter__()
+    with block:
+        block.flip()
+    for weight, old in zip(weights, before, strict=True):
+        assert_same_bits(weight, old)
+
+
+FOREIGN = {
+    "before the inner block": lambda a, c, blocks: (a.add_(1), blocks(a)),
+    "of another weight": lambda a, c, blocks: blocks(a, lambda: c.add_(1)),
+    "inside the inner block": lambda a, c, blocks: blocks(a, lambda: a.add_(1)),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_nesting_hides_no_change_by_others(name: str):
+    """Whoever finds it out, the block around it does, too, and nothing is written over the change."""
+    a, c = torch.randn(5000), torch.randn(5000)
+
+    def blocks(weight, inside=lambda: None) -> None:
+        with contextlib.suppress(RuntimeError), cw.perturbed([weight], scale=0.01, seed=1):
+            inside()
+        left.extend((a.clone(), c.clone()))
+
+    def run() -> None:
+        with cw.perturbed([a, c], scale=0.01, seed=0):
+            FOREIGN[name](a, c, blocks)
+
+    left: list[torch.Tensor] = []
+    refused(run, "perturbed: params[")
+    assert_same_bits(a, left[0])
+    assert_same_bits(c, left[1])
+
+
+def test_views_of_one_tensor():
+    """They share a version counter: blocks on them are nested like blocks on the whole."""
+    flat = torch.randn(12_000)
+    before = flat.clone()
+    for outer, inner in (([flat], [flat[8:]]), ([flat[:5000]], [flat[5000:]]), ([flat[8:]], [flat])):
+        first, second = cw.perturbed(outer, scale=0.01, seed=0), cw.perturbed(inner, scale=0.01, seed=1)
+        with first:
+            with second:
+                refused(first.flip, "perturbed: a block must flip outside of those that began after it on the same")
+                second.flip()
+            first.flip()
+        assert_same_bits(flat, before)
+
+
+CHANGED = {
+    "strides": lambda w: setattr(w, "data", w.data.t()),
+    "there and back": lambda w: (setattr(w, "data", w.data.half()), setattr(w, "data", w.data.float())),
+    "swapped out": lambda w: setattr(w, "data", w.data.half().float()),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_memory_that_is_swapped(name: str):
+    """By what .data= puts there; the memory is held, so that its address is not given to another."""
+    for size in (8, 100):
+        weight = nn.Parameter(torch.randn(size, size))
+
+        def run(weight=weight) -> None:
+            with cw.perturbed([weight], scale=0.01, seed=0):
+                CHANGED[name](weight)
+
+        refused(run, "perturbed: params[0] must not be changed inside the block")
+
+
+def test_inference_mode_and_back(device: str):
+    model = net(device)
+    before = state(model)
+    for mode in (torch.inference_mode, torch.no_grad, torch.enable_grad):
+        for restore in ("journal", "snapshot"):
+            with mode(), cw.perturbed(model, scale=1e-3, seed=0, restore=restore) as block:
+                block.flip()
+    assert_same(model, before)
+
+
+def test_small_tensors_are_copied_and_scales_that_rise_have_room(device: str):
+    small = [torch.randn(4, device=device) for _ in range(100)]
+    with cw.perturbed(small, scale=1e-3, seed=0) as block:
+        assert block.nbytes == sum(weight.nbytes for weight in small)
+    large = [torch.randn(100_000, device=device)]
+    made = set()
+    for step in range(20):
+        with cw.perturbed(large, scale=0.01 * 1.02**step, seed=0, step=step) as block:
+            made.add(id(block._parts[0][1]))
+    assert len(made) <= 3
+    with cw.perturbed(large, scale=1e-46, seed=0) as block:
+        assert block.nbytes == 0
+
+
+def test_a_generator_of_parameters(device: str):
+    model = net(device)
+    before = state(model)
+    with cw.perturbed(model.parameters(), scale=1e-3, seed=0) as block:
+        block.flip()
+        assert not torch.equal(model[3].weight, before["3.weight"])
+    assert_same(model, before)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    cw.PerturbHook(optimizer, shift=1.0, params=model.parameters())
+    for step in range(3):
+        optimizer.step()
+        assert_same_bits(model[0].bias, sum([before["0.bias"]] + [torch.ones(70, device=device)] * (step + 1)))
+
+
+def test_a_block_that_is_never_left_lets_go():
+    weight = [torch.randn(5000)]
+    block = cw.perturbed(weight, scale=0.01, seed=0)
+    block.__enter__()
+    moved = weight[0].clone()
+    del block
+    gc.collect()
+    thread = threading.Thread(target=lambda: cw.perturbed(weight, scale=0.1, seed=0).__enter__())
+    thread.start()
+    thread.join()
+    assert not torch.equal(weight[0], moved)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+def test_dtensors(tmp_path):
+    """Their own versions count, which their operations bump, and stale graphs are found."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        weight = nn.Parameter(distribute_tensor(torch.randn(100, 100), mesh, [Shard(0)]))
+        before = weight.detach().to_local().clone()
+        with cw.perturbed([weight], scale=0.01, seed=0) as block:
+            block.flip()
+            loss = (weight * weight).sum()
+        assert_same_bits(weight.detach().to_local(), before)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+        def run() -> None:
+            with cw.perturbed([weight], scale=0.01, seed=0), torch.no_grad():
+                weight.add_(1)
+
+        refused(run, "perturbed: params must not be changed inside the block")
+    finally:
+        dist.destroy_process_group()
+
+
 # Hooks.
 
 
@@ -385,6 +604,11 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.1)
 
 
+def with_hook(optimizer: torch.optim.Optimizer, **options) -> torch.optim.Optimizer:
+    cw.PerturbHook(optimizer, **options)
+    return optimizer
+
+
 def emptied(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     optimizer.param_groups[0]["params"].clear()
     return optimizer
@@ -396,6 +620,30 @@ BAD_HOOKS = [
     (lambda m: cw.PerturbHook(sgd(m), scale=0.1), ValueError, "PerturbHook: seed must be given where noise is drawn"),
     (lambda m: cw.PerturbHook(sgd(m), seed=-1), ValueError, "PerturbHook: seed must lie in 0 .. 2^64 - 1, got -1"),
     (lambda m: cw.PerturbHook(sgd(m), shift="x"), TypeError, "PerturbHook: shift must be a number, got 'x'"),
+    (lambda m: cw.PerturbHook(sgd(m), distribution="x"), ValueError, "PerturbHook: distribution must be 'none' or"),
+    (lambda m: cw.PerturbHook(sgd(m), rounding="up"), ValueError, "PerturbHook: rounding must be 'nearest' or"),
+    (
+        lambda m: cw.PerturbHook(sgd(m), rounding="stochastic", seed=0),
+        ValueError,
+        "PerturbHook: rounding must be 'nearest' for weights of float32, got 'stochastic'",
+    ),
+    (lambda m: cw.PerturbHook(sgd(m), scale=1e39, seed=0), ValueError, "PerturbHook: scale must be finite in float32"),
+    (lambda m: cw.PerturbHook(sgd(m), params=3), TypeError, "PerturbHook: params must be a tensor, a list, a dict or"),
+    (
+        lambda m: cw.PerturbHook(sgd(m.requires_grad_(False)), shift=1.0),
+        ValueError,
+        "PerturbHook: params must hold a parameter that requires a gradient, got 4 frozen; pass frozen=True",
+    ),
+    (
+        lambda m: cw.PerturbHook(sgd(m), scale=0.1, seed=0).load_state_dict({"step": 3, "seed": None}),
+        ValueError,
+        "PerturbHook.load_state_dict: seed must be given where noise is drawn, got None",
+    ),
+    (
+        lambda m: train(m, with_hook(sgd(m), scale=lambda step: math.nan, seed=0), range(1)),
+        ValueError,
+        "PerturbHook: scale must be finite, got nan",
+    ),
     (
         lambda m: cw.PerturbHook(sgd(m)).load_state_dict({"step": 1}),
         ValueError,

@@ -52,17 +52,25 @@ class Layout:
 
 def layout_of(counts: Sequence[int], items: Sequence[int], shares: Sequence[float]) -> Layout:
     """A layout for weights of so many elements of so many bytes, of which such shares are expected to be escapes."""
-    at, words = 8, 64
+    at, words = 8, 16.0
     sections, rooms = [], []
     for count, item, share in zip(counts, items, shares, strict=True):
-        chunks = -(-count // CHUNK)
-        expected = share * min(count, CHUNK)
-        room = min(CHUNK, math.ceil(1.1 * expected + 1))
         sections.append(at)
-        rooms.append(room)
-        at += 8 + 8 * chunks + _padded(chunks * room * item) + _padded(-(-count // 4))
-        words += math.ceil(chunks * (0.4 * expected + 0.5) * item / 4)
-    return Layout(sections, rooms, at, at + 4 * words)
+        rooms.append(_room(count, share))
+        at += section_bytes(count, item, share)
+        words += -(-count // CHUNK) * (0.4 * share * min(count, CHUNK) + 0.5) * item / 4
+    return Layout(sections, rooms, at, at + 4 * math.ceil(words))
+
+
+def section_bytes(count: int, item: int, share: float) -> int:
+    """csrc/ops/journal.h has the same."""
+    chunks = -(-count // CHUNK)
+    return 8 + 8 * chunks + _padded(chunks * _room(count, share) * item) + _padded(-(-count // 4))
+
+
+def _room(count: int, share: float) -> int:
+    """Escapes for which a chunk has room of its own."""
+    return min(CHUNK, math.ceil(1.1 * share * min(count, CHUNK) + 1))
 
 
 def escapes_of(distribution: str, scale: float, size: float) -> float:

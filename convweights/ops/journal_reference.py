@@ -53,6 +53,9 @@ def _run(section: _Section, chunk: int, part: torch.Tensor, d: torch.Tensor, act
     old = part.clone()
     if action != _ENTER:
         codes = section.codes(chunk, len(part))
+        if not section.holds(chunk, int((codes == _ESCAPE).sum())):
+            section.leave_pending()
+            return
         found = ordinal(_wrapped(ordinal(undone(part, now), part.dtype) + codes - 4 * (codes > 1)), part.dtype)
         old = found.to(torch.int32 if part.element_size() == 4 else torch.int16).view(part.dtype)
         old[codes == _ESCAPE] = section.escapes(chunk, int((codes == _ESCAPE).sum()), part.dtype)
@@ -134,13 +137,22 @@ class _Section:
         if words <= self._held(chunk):
             return True
         if words > size - used:
-            for at in (4, self.pending):
-                self._word(at).add_(1)
+            self.leave_pending()
             return False
         self._word(0).add_(words)
         self._word(self.heads + 8 * chunk).fill_(used)
         self._head(chunk)[2] = words
         return True
+
+    def holds(self, chunk: int, escapes: int) -> bool:
+        """Whether a chunk's escapes can be where its head says, which a journal of other bytes may get wrong."""
+        words, held = -(-max(0, escapes - self.room) * self.item // 4), self._held(chunk)
+        base, size = int(self._word(self.heads + 8 * chunk)) % 2**32, (len(self.journal) - self.pool) // 4
+        return words <= held and (words == 0 or base + held <= size)
+
+    def leave_pending(self) -> None:
+        for at in (4, self.pending):
+            self._word(at).add_(1)
 
     def write(self, chunk: int, codes: torch.Tensor, escapes: torch.Tensor) -> None:
         four = torch.nn.functional.pad(codes, (0, -len(codes) % 4)).reshape(-1, 4)
@@ -163,7 +175,7 @@ class _Section:
         return self.journal[at : at + near * self.item], self.journal[far : far + (count - near) * self.item]
 
     def _held(self, chunk: int) -> int:
-        return int(self._head(chunk)[2])
+        return int(self._head(chunk)[2]) % 2**16
 
     def _head(self, chunk: int) -> torch.Tensor:
         return self.journal[self.heads + 8 * chunk : self.heads + 8 * chunk + 8].view(torch.int16)

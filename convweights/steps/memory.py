@@ -5,9 +5,8 @@ A memory is made for tensors of certain sizes and a certain scale, and used agai
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
@@ -40,7 +39,11 @@ class Noise:
 
 @dataclass
 class Memory:
-    """Of tensors on one device: which are in the journal, by position, and copies of the others."""
+    """Of tensors on one device: which are in the journal, by position, and copies of the others.
+
+    Whatever interrupts :meth:`enter` or :meth:`flip`, :meth:`leave` brings every tensor back: a chunk of the journal
+    says by itself whether it is moved, and copies count from when all of them are made.
+    """
 
     likeness: tuple[object, ...]
     most: float  # the scale that it is made for, and those down to an eighth
@@ -49,18 +52,23 @@ class Memory:
     layout: journal.Layout
     journal: torch.Tensor
     copies: dict[int, torch.Tensor]
+    unsaid: list[str]  # warnings, to be given once the weights are in order
     busy: bool = field(default=False)
+    copied: bool = field(default=False)
 
     @property
     def nbytes(self) -> int:
         return (self.journal.nbytes if self.journaled else 0) + sum(copy.nbytes for copy in self.copies.values())
 
-    def serves(self, likeness: tuple[object, ...], scale: float) -> bool:
-        return not self.busy and self.likeness == likeness and self.most / 8 <= abs(scale) <= self.most
+    def serves(self, scale: float) -> bool:
+        return not self.busy and self.most / 8 <= abs(scale) <= self.most
 
     def enter(self, part: Targets, noise: Noise) -> None:
-        for position, copy in self.copies.items():
-            copy.copy_(part.tensors[position].detach())
+        if self.copies:
+            tensors = [part.tensors[i].detach() for i in self.copies]
+            with torch.no_grad():
+                torch._foreach_copy_(list(self.copies.values()), tensors)
+        self.copied = True
         _perturb(part.only(list(self.copies)), noise)
         if self.journaled:
             self.journal[:8].zero_()
@@ -79,11 +87,12 @@ class Memory:
         self._put_back(part)
         if self.journaled:
             self._run(part, first, journal.LEAVE)
+        self.copied = False
 
     def _put_back(self, part: Targets) -> None:
-        for position, copy in self.copies.items():
-            tensor = part.tensors[position]
-            write((tensor,), _copy, tensor, copy)
+        if self.copied and self.copies:
+            tensors = [part.tensors[i] for i in self.copies]
+            write((*tensors, *part.around), _copy, tensors, list(self.copies.values()))
 
     def _run(self, part: Targets, noise: Noise, action: int, places: Sequence[int] | None = None) -> None:
         """An action on all tensors of the journal, or on those at some places of it."""
@@ -91,7 +100,7 @@ class Memory:
         layout = self.layout.only(places)
         tensors = [part.tensors[self.journaled[k]] for k in places]
         write(
-            tensors,
+            (*tensors, *part.around),
             journal.operator,
             tensors,
             self.journal,
@@ -114,14 +123,14 @@ class Memory:
         pending = [k for k, at in enumerate(self.layout.sections) if int(self.journal[at : at + 4].view(torch.int32))]
         self._run(part, first, journal.LEAVE, pending)
         moved = [self.journaled[k] for k in pending]
-        for position in moved:
-            self.copies[position] = part.tensors[position].detach().clone()
-        _perturb(part.only(moved), wanted)
+        made = {i: part.tensors[i].detach().clone() for i in moved}
         kept = [k for k in range(len(self.journaled)) if k not in pending]
+        self.copies |= made
         self.layout = self.layout.only(kept)
         self.journaled, self.starts = [self.journaled[k] for k in kept], [self.starts[k] for k in kept]
+        _perturb(part.only(moved), wanted)
         self.journal[4:8].zero_()
-        _say(part, self.copies, "more of them are small beside the noise than their mean tells")
+        self.unsaid += _words(part, self.copies, moved, "more of them are small beside the noise than their mean tells")
 
 
 # By the first of the tensors, for as long as it lives.
@@ -129,35 +138,52 @@ _memories: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def memory_for(part: Targets, noise: Noise, restore: str) -> Memory:
-    """One that serves the tensors, made unless there is one that is not in use."""
-    likeness = (
-        restore,
-        noise.distribution,
-        tuple((t.shape, t.dtype, t.device) for t in part.tensors),
-        tuple(part.boxes),
-    )
+    """One that serves the tensors, made unless there is one that is not in use. It is busy until it is given back."""
+    sizes = tuple((t.shape, t.dtype, t.device) for t in part.tensors)
+    likeness = (restore, noise.distribution, sizes, tuple(part.boxes))
     known: list[Memory] = _memories.setdefault((*part.around, *part.tensors)[0], [])
-    found = next((memory for memory in known if memory.serves(likeness, noise.scale)), None)
+    alike = [memory for memory in known if memory.likeness == likeness]
+    found = next((memory for memory in alike if memory.serves(noise.scale)), None)
     if found is None:
-        known[:] = [memory for memory in known if memory.busy or memory.likeness != likeness]
-        found = _make(part, noise, restore, likeness)
+        # One of the same tensors has just too little room: the scale rises slowly, and may go on to do so.
+        rising = any(not memory.busy and memory.most < abs(noise.scale) < 1.5 * memory.most for memory in alike)
+        known[:] = [memory for memory in known if memory.busy]
+        found = _make(part, noise, restore, likeness, 1.5 if rising else 1.0)
         known.append(found)
+    found.busy = True
     return found
 
 
-def _make(part: Targets, noise: Noise, restore: str, likeness: tuple[object, ...]) -> Memory:
-    tensors = part.tensors
+def give_back(part: Targets, memory: Memory, *, sound: bool) -> None:
+    """For the next block; or for none, where something went wrong."""
+    memory.busy = False
+    known = _memories.get((*part.around, *part.tensors)[0], [])
+    if not sound and memory in known:
+        known.remove(memory)
+
+
+def _make(part: Targets, noise: Noise, restore: str, likeness: tuple[object, ...], headroom: float) -> Memory:
+    tensors, most = part.tensors, headroom * abs(noise.scale)
     starts = {i: start for i in range(len(tensors)) if (start := _start(part, i)) is not None}
-    shares = _shares(part, noise, starts) if restore == "journal" else {}
+    shares = _shares(part, replace(noise, scale=most), starts) if restore == "journal" else {}
+    # Of a few elements a copy is smaller.
+    shares = {
+        i: share
+        for i, share in shares.items()
+        if journal.section_bytes(tensors[i].numel(), tensors[i].element_size(), share) < tensors[i].nbytes
+    }
     journaled = list(shares)
     layout = journal.layout_of(
         [tensors[i].numel() for i in journaled], [tensors[i].element_size() for i in journaled], list(shares.values())
     )
-    copies = {i: torch.empty_like(tensor) for i, tensor in enumerate(tensors) if i not in shares}
+    with torch.inference_mode(False):  # to be written in any mode
+        copies = {i: torch.empty_like(tensor) for i, tensor in enumerate(tensors) if i not in shares}
+        made = torch.zeros(layout.nbytes, dtype=torch.uint8, device=tensors[0].device)
+    unsaid = []
     if restore == "journal":
-        _say(part, copies, "they are float64, or sharded across rows, or small beside the noise")
-    made = torch.zeros(layout.nbytes, dtype=torch.uint8, device=tensors[0].device)
-    return Memory(likeness, abs(noise.scale), journaled, [starts[i] for i in journaled], layout, made, copies)
+        why = "they are float64, or sharded across rows, or small beside the noise"
+        unsaid = _words(part, copies, list(copies), why)
+    return Memory(likeness, most, journaled, [starts[i] for i in journaled], layout, made, copies, unsaid)
 
 
 def _shares(part: Targets, noise: Noise, positions: Iterable[int]) -> dict[int, float]:
@@ -196,23 +222,33 @@ def _start(part: Targets, position: int) -> int | None:
     return start if start % journal.CHUNK == 0 else None
 
 
-def _copy(tensor: torch.Tensor, source: torch.Tensor) -> None:
-    tensor.detach().copy_(source)
+def _copy(tensors: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+    torch._foreach_copy_([tensor.detach() for tensor in tensors], sources)
 
 
 def _perturb(part: Targets, noise: Noise) -> None:
     if part.tensors:
         numbers = (DISTRIBUTIONS.index(noise.distribution), 1.0, 0.0, [noise.scale], [noise.signed_seed], noise.step)
         options = (False, False, True, None)
-        write(part.tensors, update_call.operator, part.tensors, [], part.streams, part.boxes, *numbers, *options)
-
-
-def _say(part: Targets, copies: dict[int, torch.Tensor], why: str) -> None:
-    share = sum(copy.nbytes for copy in copies.values()) / max(1, sum(tensor.nbytes for tensor in part.tensors))
-    if share > _WORTH_SAYING:
-        first = part.label(next(iter(copies)))
-        warnings.warn(
-            f"{part.function}: {100 * share:.0f}% of the weights' bytes are copied instead of journaled, "
-            f"those of {first} for one: {why}",
-            stacklevel=5,
+        write(
+            (*part.tensors, *part.around),
+            update_call.operator,
+            part.tensors,
+            [],
+            part.streams,
+            part.boxes,
+            *numbers,
+            *options,
         )
+
+
+def _words(part: Targets, copies: dict[int, torch.Tensor], which: Sequence[int], why: str) -> list[str]:
+    """What to say of copies, the last of them those of some positions, where they are worth it."""
+    share = sum(copy.nbytes for copy in copies.values()) / max(1, sum(tensor.nbytes for tensor in part.tensors))
+    if share <= _WORTH_SAYING:
+        return []
+    largest = max(which, key=lambda i: part.tensors[i].nbytes)
+    return [
+        f"{part.function}: {100 * share:.0f}% of the weights' bytes are copied instead of journaled, "
+        f"those of {part.label(largest)} for one: {why}"
+    ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
@@ -11,14 +13,15 @@ import torch
 
 from convweights.ops import check
 from convweights.ops.parameters import Params, resolve
+from convweights.ops.pieces import is_dtensor
 from convweights.ops.targets import Targets
-from convweights.steps.memory import Memory, Noise, memory_for
+from convweights.steps.memory import Memory, Noise, give_back, memory_for
 from convweights.stream import DISTRIBUTIONS
 
 Restore = Literal["journal", "snapshot"]
 
 # Blocks that have begun and not ended, in that order.
-_open: list[perturbed] = []
+_open: list[weakref.ref[perturbed]] = []
 _lock = threading.Lock()
 
 
@@ -30,7 +33,8 @@ class perturbed:
     opposite loses digits: after 300 cycles bfloat16 weights have drifted by 7%.
 
     Blocks can be nested, also on the same weights: the inner one ends first. A block belongs to the thread that began
-    it. The weights must not be changed by others inside, which the version counters of autograd tell.
+    it. The weights must not be changed by others inside: the version counters of autograd tell, which views of one
+    tensor share, and which writes through ``.data`` go round. Nor must ``torch.set_flush_denormal``.
 
     Args:
         params: as for :func:`perturb_`: a tensor (which needs ``stream``), a list, a dict or a module. Tied weights are
@@ -82,8 +86,9 @@ class perturbed:
         self._first = self._now = Noise(distribution, number, seed, step)
         self._parts: list[tuple[Targets, Memory]] = []
         self._held: dict[Any, Any] = {}
-        self._seen: list[tuple[int, torch.Size, int]] = []
+        self._marks: list[_Mark] = []
         self._thread: int | None = None
+        self._sound = True  # but for an error in the middle of a flip
 
     @property
     def scale(self) -> float:
@@ -98,40 +103,59 @@ class perturbed:
     def __enter__(self) -> perturbed:
         if self._thread is not None:
             raise RuntimeError("perturbed: a block must begin once, got one that has begun; make another")
-        parts = [part for part in self._targets().by_device() if part.tensors]
+        if isinstance(self._params, Iterator):
+            self._params = list(self._params)
+        targets = resolve("perturbed", self._params, stream=self._stream, frozen=self._frozen).checked()
+        parts: list[tuple[Targets, Memory]] = []
+        marks = [_Mark(label, t) for label, t in _labelled(targets)]
         with _lock:
-            mine = {place for part in parts for place in _places(part)}
-            if any(block._thread != threading.get_ident() and mine & block._reach() for block in _open):
+            others = [block for block in _blocks() if _share(block._marks, marks)]
+            if any(block._thread != threading.get_ident() for block in others):
                 raise RuntimeError(
                     "perturbed: params must not be inside a block of another thread, got some that are; "
                     "let that block end first"
                 )
-            for part in parts:  # not in a comprehension, which would be a frame of its own to a warning
-                self._parts.append((part, memory_for(part, self._first, self._restore)))
-            for _, memory in self._parts:
-                memory.busy = True
-            self._thread = threading.get_ident()
-            self._held = _held(self._params)
-            _open.append(self)
+            for block in others:
+                block._check_versions()
+            try:
+                for part in targets.by_device() if self._moves else ():
+                    if part.tensors:
+                        parts.append((part, memory_for(part, self._first, self._restore)))
+            except BaseException:
+                for part, memory in parts:
+                    give_back(part, memory, sound=True)
+                raise
+            self._thread, self._held = threading.get_ident(), _held(self._params)
+            self._parts, self._marks = parts, marks
+            _open.append(weakref.ref(self))
         try:
-            if self._first.scale:
-                for part, memory in self._parts:
-                    memory.enter(part, self._first)
-            self._see()
+            for part, memory in parts:
+                memory.enter(part, self._first)
+            self._mark()
+            self._warn()
         except BaseException:
-            self._close()
+            self._sound = False
+            self._restore_all()
             raise
         return self
 
     def flip(self) -> None:
         """Move the weights by the opposite of the noise: they become what perturbing them by ``-scale`` gives."""
         self._check_turn("flip")
+        if not self._sound:
+            raise RuntimeError("perturbed: a block must end after an error in flip, got another flip")
+        self._check_parameters()
         self._check_versions()
-        if self._first.scale:
+        self._sound = False
+        try:
             for part, memory in self._parts:
                 memory.flip(part, self._first, self._now)
-        self._now = self._now.opposite()
-        self._see()
+            self._now = self._now.opposite()
+            self._sound = True
+        finally:
+            # Whatever it was that went wrong, it was this block that wrote, and it can bring all of it back.
+            self._mark()
+        self._warn()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -140,41 +164,59 @@ class perturbed:
         try:
             self._check_parameters()
             self._check_versions()
-            if self._first.scale:
-                for part, memory in self._parts:
-                    memory.leave(part, self._first)
+        except BaseException:
+            self._sound = False
+            self._close()
+            raise
+        self._restore_all()
+
+    @property
+    def _moves(self) -> bool:
+        """Whether there is noise at all: a scale that float32 takes for 0 is one."""
+        return float(torch.tensor(self._first.scale, dtype=torch.float32)) != 0.0
+
+    def _restore_all(self) -> None:
+        try:
+            for part, memory in self._parts:
+                memory.leave(part, self._first)
+            # The versions that this block has left are those that the ones around it will find.
+            with _lock:
+                for block in _blocks():
+                    if block is not self:
+                        block._mark(self._marks)
+        except BaseException:
+            self._sound = False
+            raise
         finally:
             self._close()
 
-    def _targets(self) -> Targets:
-        return resolve("perturbed", self._params, stream=self._stream, frozen=self._frozen).checked()
-
-    def _reach(self) -> set[int]:
-        return {place for part, _ in self._parts for place in _places(part)}
-
-    def _see(self) -> None:
-        """Where the weights are, and their versions, until the block writes again."""
-        self._seen = [_seen(tensor) for part, _ in self._parts for tensor in part.tensors]
-
     def _close(self) -> None:
         with _lock:
-            _open.remove(self)
-            mine = self._reach()
-            for _, memory in self._parts:
-                memory.busy = False
-            self._parts = []
-            # The versions that this block has left are those that the ones around it will find.
-            for block in _open:
-                if mine & block._reach():
-                    block._see()
+            _open[:] = [reference for reference in _open if reference() not in (self, None)]
+        for part, memory in self._parts:
+            give_back(part, memory, sound=self._sound)
+        self._parts, self._marks = [], []
+
+    def _mark(self, written: Sequence[_Mark] | None = None) -> None:
+        """Take weights as they are for what this block has left; those that share memory with some, or all."""
+        for mark in self._marks:
+            if written is None or _share([mark], written):
+                mark.take()
+
+    def _warn(self) -> None:
+        for _, memory in self._parts:
+            said, memory.unsaid = memory.unsaid, []
+            for words in said:
+                warnings.warn(words, stacklevel=3)
 
     def _check_turn(self, action: str) -> None:
-        if self not in _open:
+        blocks = _blocks()
+        if self not in blocks:
             raise RuntimeError(f"perturbed: a block must be open to {action}, got one that is not; use it in a with")
         if threading.get_ident() != self._thread:
             raise RuntimeError(f"perturbed: a block must {action} in the thread that began it, got another thread")
-        inside = _open[_open.index(self) + 1 :]
-        if any(self._reach() & block._reach() for block in inside):
+        inside = blocks[blocks.index(self) + 1 :]
+        if any(_share(self._marks, block._marks) for block in inside):
             raise RuntimeError(
                 f"perturbed: a block must {action} outside of those that began after it on the same weights, "
                 f"got one that is open; end that one first"
@@ -183,22 +225,68 @@ class perturbed:
     def _check_parameters(self) -> None:
         """That none has been replaced."""
         held = _held(self._params)
-        same = held.keys() == self._held.keys() and all(held[name] is tensor for name, tensor in self._held.items())
-        if not same:
+        if held.keys() != self._held.keys() or any(held[name] is not tensor for name, tensor in self._held.items()):
             raise RuntimeError(
-                "perturbed: params must have the same parameters when the block ends, got others; "
-                "they are left as they are"
+                "perturbed: params must have the parameters it had when the block began, got others, and they are left "
+                "as they are; with fully_shard pass reshard_after_forward=True"
             )
 
     def _check_versions(self) -> None:
         """That the weights are those which the block has left there."""
-        labelled = [(part, i) for part, _ in self._parts for i in range(len(part.tensors))]
-        for (part, i), seen in zip(labelled, self._seen, strict=True):
-            if _seen(part.tensors[i]) != seen:
+        for mark in self._marks:
+            if mark.has_changed():
                 raise RuntimeError(
-                    f"perturbed: {part.label(i)} must not be changed inside the block, got a change by somebody else; "
+                    f"perturbed: {mark.label} must not be changed inside the block, got a change by somebody else; "
                     f"the weights are left as they are"
                 )
+
+
+class _Mark:
+    """A weight, where it was and in which version when a block last looked. The memory is held, so that nothing else
+    comes to lie there.
+    """
+
+    def __init__(self, label: str, tensor: torch.Tensor) -> None:
+        self.label, self._tensor, self._memory = label, tensor, _local(tensor).detach()
+        self.storage = self._memory.untyped_storage().data_ptr()
+        self.take()
+
+    def take(self) -> None:
+        self._seen = self._look()
+
+    def has_changed(self) -> bool:
+        return self._look() != self._seen
+
+    def _look(self) -> tuple[object, ...]:
+        """Inference tensors have no versions."""
+        local = _local(self._tensor)
+        version = 0 if self._tensor.is_inference() else self._tensor._version
+        inner = 0 if local.is_inference() else local._version
+        return local.data_ptr(), local.dtype, local.shape, local.stride(), version, inner
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """Of a DTensor what this process has of it."""
+    if not is_dtensor(tensor):
+        return tensor
+    held: Any = tensor
+    local: torch.Tensor = held._local_tensor
+    return local
+
+
+def _labelled(targets: Targets) -> list[tuple[str, torch.Tensor]]:
+    """The weights under their names, and the DTensors whose parts are among them."""
+    named = [(targets.label(i), tensor) for i, tensor in enumerate(targets.tensors) if tensor.numel()]
+    return named + [(targets.argument, tensor) for tensor in targets.around]
+
+
+def _share(marks: Sequence[_Mark], others: Sequence[_Mark]) -> bool:
+    """Whether some of them lie in one storage."""
+    return not {mark.storage for mark in marks}.isdisjoint(mark.storage for mark in others)
+
+
+def _blocks() -> list[perturbed]:
+    return [block for reference in _open if (block := reference()) is not None]
 
 
 def _held(params: Any) -> dict[Any, Any]:
@@ -206,12 +294,3 @@ def _held(params: Any) -> dict[Any, Any]:
     if isinstance(params, torch.nn.Module):
         return dict(params.named_parameters(remove_duplicate=False))
     return dict(params) if isinstance(params, Mapping) else {}
-
-
-def _places(part: Targets) -> list[int]:
-    return [tensor.data_ptr() for tensor in part.tensors if tensor.numel()]
-
-
-def _seen(tensor: torch.Tensor) -> tuple[int, torch.Size, int]:
-    """Inference tensors have no versions."""
-    return tensor.data_ptr(), tensor.shape, 0 if tensor.is_inference() else tensor._version

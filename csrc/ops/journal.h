@@ -113,6 +113,12 @@ CW_HD bool secure(ChunkHead& head, int64_t escapes, const Section& section, cons
   return false;
 }
 
+// Whether a chunk's escapes can be where its head says, which a journal of other bytes may get wrong.
+CW_HD bool holds(const ChunkHead& head, int64_t escapes, const Section& section, const JournalPool& pool) {
+  const uint32_t words = words_beyond(escapes, section.room, section.item);
+  return words <= head.held && (words == 0 || (head.base <= pool.size && head.held <= pool.size - head.base));
+}
+
 CW_HD void leave_pending(const Section& section, const JournalPool& pool) {
   add_one(section.pending);
   add_one(pool.flag);

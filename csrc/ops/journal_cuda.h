@@ -84,6 +84,12 @@ struct JournalBlocks {
         }
       });
       rank(shared, block);
+      if (!holds(head, shared.total, e.section, pool)) {
+        block.each([&](unsigned thread, Own&) {
+          if (thread == 0) leave_pending(e.section, pool);
+        });
+        return;
+      }
     }
     block.each([&](unsigned thread, Own& own) {
       if (enters && thread == 0) head = {};

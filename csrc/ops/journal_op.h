@@ -1,6 +1,8 @@
 // A journal's operator: from torch's arguments to pieces with their sections, for both libraries.
 #pragma once
 
+#include <cmath>
+#include <utility>
 #include <vector>
 
 #include "journal.h"
@@ -48,10 +50,22 @@ inline Journal make_journal(const std::vector<Tensor>& weights, const Tensor& jo
   char* const place = static_cast<char*>(journal.mutable_data_ptr());
   CW_CHECK(pool >= 8 && pool <= bytes && pool % 8 == 0 && reinterpret_cast<uintptr_t>(place) % 8 == 0,
            "journal_: pool must begin at a multiple of 8 in the journal, got ", pool);
+  CW_CHECK(std::isfinite(static_cast<float>(scale[0])), "journal_: scale must be finite in float32, got ", scale[0]);
   Journal made;
+  std::vector<Piece> pieces;
+  std::vector<std::pair<int64_t, int64_t>> places{{0, 8}};
   for (size_t i = 0; i < n; ++i) {
     CW_CHECK(weights[i].device() == journal.device(), "journal_: weights must be on the journal's device");
     made.pieces.push_back(make_journal_piece(weights[i], streams[i], starts[i], place, pool, sections[i], rooms[i]));
+    pieces.push_back(made.pieces.back().piece);
+    places.emplace_back(sections[i], sections[i] + section_bytes(pieces[i].count(), pieces[i].item, rooms[i]));
+  }
+  std::sort(places.begin(), places.end());
+  for (size_t i = 1; i < places.size(); ++i) {
+    CW_CHECK(places[i - 1].second <= places[i].first, "journal_: sections must not overlap");
+  }
+  for (const auto& [begin, end] : check_disjoint("journal_", pieces, &UpdateDim::stride)) {
+    CW_CHECK(end <= place || begin >= place + bytes, "journal_: weights must not lie in the journal");
   }
   made.pool.used = reinterpret_cast<uint32_t*>(place);
   made.pool.flag = made.pool.used + 1;

@@ -22,6 +22,14 @@ struct JournalRun {
     ChunkHead& head = section.heads[chunk];
     if (action == JournalAction::Enter) head = {};
     if (action != JournalAction::Enter && head.state == ChunkState::Weights) return;
+    if (action != JournalAction::Enter) {
+      int64_t stored = 0;
+      for_escapes(section.codes_of(chunk), count, [&](int64_t) CW_INLINE_LAMBDA { ++stored; });
+      if (!holds(head, stored, section, pool)) {
+        leave_pending(section, pool);
+        return;
+      }
+    }
     const float scale = static_cast<float>(recipe.scales[0]);
     const float now = head.state == ChunkState::Minus ? -scale : scale;
     const bool flips = action == JournalAction::Flip;
