@@ -109,6 +109,19 @@ def test_a_journal_is_used_again(device: str):
                 assert inner._parts[0][1] is not first
 
 
+def test_a_few_journals_are_kept(device: str):
+    """Two ways by turns do not make each other's anew; many do not add up."""
+    weight, seen = torch.randn(50_000, device=device), []
+    for step in range(6):
+        with cw.perturbed([weight], scale=0.05, seed=0, restore=("journal", "snapshot")[step % 2]) as block:
+            seen.append(id(block._parts[0][1]))
+    assert len(set(seen)) == 2
+    for size in range(10):
+        with cw.perturbed([weight, torch.randn(100 + size, device=device)], scale=0.05, seed=0):
+            pass
+    assert len(memory._memories[weight]) <= 3
+
+
 @pytest.mark.parametrize("flips", [0, 1, 2])
 def test_weights_that_do_not_fit_are_copied(device: str, flips: int):
     """Most weights are far smaller than the tensor's mean tells: said once, and no bit is lost."""

@@ -133,6 +133,9 @@ class Memory:
         self.unsaid += _words(part, self.copies, moved, "more of them are small beside the noise than their mean tells")
 
 
+# Beside the latest one: of another distribution, for instance, of another way to restore, or of more tensors.
+_MOST_IDLE = 2
+
 # By the first of the tensors, for as long as it lives.
 _memories: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
@@ -147,7 +150,8 @@ def memory_for(part: Targets, noise: Noise, restore: str) -> Memory:
     if found is None:
         # One of the same tensors has just too little room: the scale rises slowly, and may go on to do so.
         rising = any(not memory.busy and memory.most < abs(noise.scale) < 1.5 * memory.most for memory in alike)
-        known[:] = [memory for memory in known if memory.busy]
+        idle = [memory for memory in known if not memory.busy and memory.likeness != likeness]
+        known[:] = [memory for memory in known if memory.busy] + idle[-_MOST_IDLE:]
         found = _make(part, noise, restore, likeness, 1.5 if rising else 1.0)
         known.append(found)
     found.busy = True

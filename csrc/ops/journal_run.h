@@ -23,9 +23,8 @@ struct JournalRun {
     if (action == JournalAction::Enter) head = {};
     if (action != JournalAction::Enter && head.state == ChunkState::Weights) return;
     if (action != JournalAction::Enter) {
-      int64_t stored = 0;
-      for_escapes(section.codes_of(chunk), count, [&](int64_t) CW_INLINE_LAMBDA { ++stored; });
-      if (!holds(head, stored, section, pool)) {
+      fetch_next(section, chunk);
+      if (!holds(head, escapes_in(section.codes_of(chunk), count), section, pool)) {
         leave_pending(section, pool);
         return;
       }
@@ -62,9 +61,7 @@ struct JournalRun {
       head.state = ChunkState::Weights;
       return;
     }
-    int64_t escapes = 0;
-    for_escapes(packed, count, [&](int64_t) CW_INLINE_LAMBDA { ++escapes; });
-    if (!secure(head, escapes, section, pool)) {
+    if (!secure(head, escapes_in(packed, count), section, pool)) {
       leave_pending(section, pool);
       undo(w, old, start, count, now, flips, recipe, site);
       return;
@@ -158,15 +155,35 @@ struct JournalRun {
     }
   }
 
+  // The codes and the room of the chunk that comes next, which nothing else foresees.
+  CW_INLINE static void fetch_next(const Section& section, int64_t chunk) {
+    const uint8_t* const codes = section.codes_of(chunk + 1);
+    for (int64_t line = 0; line < kChunk / 4; line += 64) __builtin_prefetch(codes + line);
+    const char* const room = section.room_of(chunk + 1);
+    for (int64_t line = 0; line < section.room * section.item; line += 64) __builtin_prefetch(room + line);
+  }
+
+  // The escapes among `count` codes, behind which 8 bytes are made whole.
+  CW_INLINE static int64_t escapes_in(const uint8_t* codes, int64_t count) {
+    int64_t found = 0;
+    for (int64_t i = 0; i < count; i += 32) found += __builtin_popcountll(escapes_at(codes, i, count));
+    return found;
+  }
+
+  // Those among the codes i .. i + 31, at the lower bit of each.
+  CW_INLINE static uint64_t escapes_at(const uint8_t* codes, int64_t i, int64_t count) {
+    uint64_t word;
+    memcpy(&word, codes + i / 4, 8);
+    const uint64_t escapes = word >> 1 & ~word & 0x5555555555555555u;
+    return count - i < 32 ? escapes & ((uint64_t{1} << (2 * (count - i))) - 1) : escapes;
+  }
+
   // visit(i) for each escape among `count` codes, behind which 8 bytes are made whole.
   template <class Visit>
   CW_INLINE static void for_escapes(const uint8_t* codes, int64_t count, const Visit& visit) {
     for (int64_t i = 0; i < count; i += 32) {
-      uint64_t word;
-      memcpy(&word, codes + i / 4, 8);
-      uint64_t escapes = word >> 1 & ~word & 0x5555555555555555u;
-      if (count - i < 32) escapes &= (uint64_t{1} << (2 * (count - i))) - 1;
-      for (; escapes != 0; escapes &= escapes - 1) visit(i + __builtin_ctzll(escapes) / 2);
+      for (uint64_t escapes = escapes_at(codes, i, count); escapes != 0; escapes &= escapes - 1)
+        visit(i + __builtin_ctzll(escapes) / 2);
     }
   }
 
