@@ -28,6 +28,7 @@ def parts_in(monkeypatch):
     def choose(size: int, workers: int = 2) -> None:
         monkeypatch.setattr(parts, "PART_BYTES", size)
         monkeypatch.setattr(engine, "WORKERS", workers)
+        monkeypatch.setattr(engine, "SMALL", 0)
 
     return choose
 
@@ -45,16 +46,16 @@ def test_parts_and_workers_do_not_matter(tmp_path_factory, rules, dtype, templat
     source = save(folder / "net.safetensors", network())
     like = save(folder / "like.pt", other_sizes()) if template else None
     asked = {"rules": rules, "like": like, "dtype": None if template else dtype, "strict": False, "fsync": False}
-    reports, before = [], (parts.PART_BYTES, engine.WORKERS)
+    reports, before = [], (parts.PART_BYTES, engine.WORKERS, engine.SMALL)
     try:
-        for name, size, count in (("whole", WHOLE, 1), ("cut", part, workers)):
-            parts.PART_BYTES, engine.WORKERS = size, count
+        for name, size, count, small in (("whole", WHOLE, 1, WHOLE), ("cut", part, workers, 0)):
+            parts.PART_BYTES, engine.WORKERS, engine.SMALL = size, count, small
             reports.append(convert(source, folder / f"{name}.safetensors", **asked))
     except (CheckpointError, ValueError):
         assert not reports, "refused in parts only"
         return
     finally:
-        parts.PART_BYTES, engine.WORKERS = before
+        parts.PART_BYTES, engine.WORKERS, engine.SMALL = before
     assert (folder / "whole.safetensors").read_bytes() == (folder / "cut.safetensors").read_bytes()
     assert reports[0].notes == reports[1].notes
 
