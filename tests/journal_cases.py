@@ -17,7 +17,6 @@ from convweights.ops.journal_reference import reference_journal_
 from convweights.stream import DISTRIBUTIONS
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-ENTER, FLIP, LEAVE = range(3)
 operator = torch.ops.convweights.journal_.default
 
 

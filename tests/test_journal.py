@@ -11,9 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from journal_cases import (
     DTYPES,
-    ENTER,
-    FLIP,
-    LEAVE,
     JournalCase,
     by_reference,
     code,
@@ -23,7 +20,7 @@ from journal_cases import (
     weights_of,
 )
 
-from convweights.ops.journal import CHUNK, layout_of
+from convweights.ops.journal import CHUNK, ENTER, FLIP, LEAVE, layout_of
 
 SMALL = [(), (1,), (7,), (0, 3), (5, 7), (2, 5, 1, 4), (130,)]
 

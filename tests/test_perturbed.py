@@ -437,6 +437,21 @@ def test_nesting_hides_no_change_by_others(name: str):
     assert_same_bits(c, left[1])
 
 
+def test_a_block_inside_one_of_the_same_kind_fails():
+    """Their memories are alike in all but what they hold."""
+    weight, message = torch.randn(5000), "perturbed: params[0] must not be changed inside the block"
+
+    def inner() -> None:
+        with cw.perturbed([weight], scale=0.01, seed=1):
+            weight.add_(1)
+
+    def outer() -> None:
+        with cw.perturbed([weight], scale=0.01, seed=0):
+            refused(inner, message)
+
+    refused(outer, message)
+
+
 def test_views_of_one_tensor():
     """They share a version counter: blocks on them are nested like blocks on the whole."""
     flat = torch.randn(12_000)

@@ -30,18 +30,15 @@ class ShardedFile(Checkpoint):
                 name: stack.enter_context(_shard(function, argument, path, name))
                 for name in dict.fromkeys(places.values())
             }
-            for name, place in places.items():
-                if name not in self._shards[place].tensors:
-                    rule, got = "have an index that agrees with its shards", f"{name}, which {place} does not hold"
-                    raise CheckpointError(sentence(function, argument, rule, f"{path} with {got}"), path, name)
-            for place, shard in self._shards.items():
-                for name in shard.tensors:
-                    if places.get(name) != place:
-                        rule, got = (
-                            "have an index that agrees with its shards",
-                            f"{name} in {place} that it does not name",
-                        )
-                        raise CheckpointError(sentence(function, argument, rule, f"{path} with {got}"), path, name)
+            held = {(name, place) for place, shard in self._shards.items() for name in shard.tensors}
+            for name, place in sorted(held ^ set(places.items())):
+                rule = "have an index that agrees with its shards"
+                got = (
+                    f"{name} in {place} that it does not name"
+                    if (name, place) in held
+                    else (f"{name}, which {place} does not hold")
+                )
+                raise CheckpointError(sentence(function, argument, rule, f"{path} with {got}"), path, name)
             self._close = stack.pop_all().close
         self._places = places
         self.tensors = {name: self._shards[place].tensors[name] for name, place in places.items()}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from convweights.ops.journal_reference import reference_journal_
+from convweights.ops.journal_reference import CHUNK, ENTER, FLIP, LEAVE, reference_journal_
 from convweights.ops.versions import bump_versions
 
 _library = torch.library.Library("convweights", "FRAGMENT")
@@ -24,16 +24,14 @@ _library.define(
 )
 operator = torch.ops.convweights.journal_.default
 
-CHUNK = 4096  # elements
-ENTER, FLIP, LEAVE = range(3)
+__all__ = ["CHUNK", "ENTER", "FLIP", "LEAVE", "Layout", "escapes_of", "layout_of", "operator", "section_bytes"]
 
 # Of normal weights this share of scale / standard deviation, times the mean size of the noise, are escapes: measured,
 # 0.64% at 0.05. Others have more numbers near 0.
 _ESCAPES = 0.16
-MEAN_NOISE = {"normal": 0.8, "uniform": 0.5, "rademacher": 1.0}
-ROOT_MEAN_SQUARE = {"normal": 1.0, "uniform": 3**-0.5, "rademacher": 1.0}
+_MEAN_NOISE = {"normal": 0.8, "uniform": 0.5, "rademacher": 1.0}
 # Of the noise's size over that of the weights; beyond it a copy is no dearer.
-MOST_RATIO = 0.5
+_MOST_RATIO = 0.5
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def escapes_of(distribution: str, scale: float, size: float) -> float:
     if not 0 < size < math.inf:
         return math.inf if scale else 0.0
     ratio = abs(scale) / size
-    return _ESCAPES * MEAN_NOISE[distribution] * ratio if ratio <= MOST_RATIO else math.inf
+    return _ESCAPES * _MEAN_NOISE[distribution] * ratio if ratio <= _MOST_RATIO else math.inf
 
 
 def _padded(size: int) -> int:

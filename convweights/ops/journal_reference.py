@@ -8,8 +8,8 @@ import torch
 
 from convweights.stream import DISTRIBUTIONS, noise
 
-_CHUNK = 4096
-_ENTER, _FLIP, _LEAVE = range(3)
+CHUNK = 4096  # elements
+ENTER, FLIP, LEAVE = range(3)
 _WEIGHTS, _PLUS, _MINUS = range(3)
 _ESCAPE = 2
 # 16-bit types take w' - d for 0 where it is as small as a rounding error of w'.
@@ -35,23 +35,23 @@ def reference_journal_(
     for weight, at, room, stream, start in zip(weights, sections, rooms, streams, starts, strict=True):
         section = _Section(journal, pool, at, weight.numel(), weight.element_size(), room)
         flat = weight.reshape(-1).clone()
-        for chunk in range(-(-weight.numel() // _CHUNK)):
-            part = flat[chunk * _CHUNK : (chunk + 1) * _CHUNK]
-            index = torch.arange(len(part), device=weight.device) + (start + chunk * _CHUNK)
+        for chunk in range(-(-weight.numel() // CHUNK)):
+            part = flat[chunk * CHUNK : (chunk + 1) * CHUNK]
+            index = torch.arange(len(part), device=weight.device) + (start + chunk * CHUNK)
             z = noise(DISTRIBUTIONS[distribution], index.cpu(), seed % 2**64, step, stream).to(weight.device)
             _run(section, chunk, part, z * rounded, action)
         weight.copy_(flat.reshape(weight.shape))
 
 
 def _run(section: _Section, chunk: int, part: torch.Tensor, d: torch.Tensor, action: int) -> None:
-    if action == _ENTER:
+    if action == ENTER:
         section.forget(chunk)
     state = section.state(chunk)
-    if action != _ENTER and state == _WEIGHTS:
+    if action != ENTER and state == _WEIGHTS:
         return
     now = -d if state == _MINUS else d
     old = part.clone()
-    if action != _ENTER:
+    if action != ENTER:
         codes = section.codes(chunk, len(part))
         if not section.holds(chunk, int((codes == _ESCAPE).sum())):
             section.leave_pending()
@@ -59,11 +59,11 @@ def _run(section: _Section, chunk: int, part: torch.Tensor, d: torch.Tensor, act
         found = ordinal(_wrapped(ordinal(undone(part, now), part.dtype) + codes - 4 * (codes > 1)), part.dtype)
         old = found.to(torch.int32 if part.element_size() == 4 else torch.int16).view(part.dtype)
         old[codes == _ESCAPE] = section.escapes(chunk, int((codes == _ESCAPE).sum()), part.dtype)
-        if action == _LEAVE:
+        if action == LEAVE:
             part.copy_(old)
             section.set_state(chunk, _WEIGHTS)
             return
-    change = -now if action == _FLIP else now
+    change = -now if action == FLIP else now
     moved = (old.float() + change).to(part.dtype)
     codes = codes_of(old, moved, change)
     escapes = old[codes == _ESCAPE]
@@ -71,7 +71,7 @@ def _run(section: _Section, chunk: int, part: torch.Tensor, d: torch.Tensor, act
         return
     part.copy_(moved)
     section.write(chunk, codes, escapes)
-    section.set_state(chunk, _MINUS if action == _FLIP and state == _PLUS else _PLUS)
+    section.set_state(chunk, _MINUS if action == FLIP and state == _PLUS else _PLUS)
 
 
 def codes_of(old: torch.Tensor, moved: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
@@ -108,7 +108,7 @@ class _Section:
     """The part of a journal that is one tensor's; csrc/ops/journal.h says where things are."""
 
     def __init__(self, journal: torch.Tensor, pool: int, at: int, count: int, item: int, room: int) -> None:
-        chunks = -(-count // _CHUNK)
+        chunks = -(-count // CHUNK)
         self.journal, self.pool, self.room, self.item = journal, pool, room, item
         self.pending, self.heads = at, at + 8
         self.rooms = self.heads + 8 * chunks
@@ -164,7 +164,7 @@ class _Section:
             place.copy_(part.contiguous().view(torch.uint8))
 
     def _codes(self, chunk: int, count: int) -> torch.Tensor:
-        at = self.coded + chunk * _CHUNK // 4
+        at = self.coded + chunk * CHUNK // 4
         return self.journal[at : at + -(-count // 4)]
 
     def _escapes(self, chunk: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:

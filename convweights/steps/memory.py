@@ -37,7 +37,7 @@ class Noise:
         return self.seed - 2**64 if self.seed >= 2**63 else self.seed
 
 
-@dataclass
+@dataclass(eq=False)  # each is one of its own, and tensors have no one answer
 class Memory:
     """Of tensors on one device: which are in the journal, by position, and copies of the others.
 
