@@ -18,14 +18,13 @@
 namespace convweights {
 namespace {
 
-// Below this many bytes a thread, waking another costs more than it saves.
-constexpr int64_t kBytesPerThread = 1 << 17;
-
 template <class D, class S>
 PanelLoops compute_loops() {
   using C = std::conditional_t<std::is_same_v<D, double> || std::is_same_v<S, double>, double, float>;
   return {nullptr, nullptr, convert_panel<D, S, C>, sum_panel<D, S, C>};
 }
+
+}  // namespace
 
 PanelLoops panel_loops(Dtype target, Dtype source, int64_t item) {
   PanelLoops loops{};
@@ -42,6 +41,11 @@ PanelLoops panel_loops(Dtype target, Dtype source, int64_t item) {
   });
   return loops;
 }
+
+namespace {
+
+// Below this many bytes a thread, waking another costs more than it saves.
+constexpr int64_t kBytesPerThread = 1 << 17;
 
 void compact(const Compaction& c) {
   for (int64_t row = c.first(); row < c.rows;) {

@@ -6,6 +6,10 @@
 
 #include "simd.h"
 
+namespace convweights {
+void bind_stream(pybind11::module_& m);
+}
+
 namespace {
 
 #if defined(__clang__)
@@ -41,4 +45,5 @@ PYBIND11_MODULE(_C, m) {
   // In the order of Distribution of element/noise.h.
   m.def("distributions", [] { return pybind11::make_tuple("none", "normal", "uniform", "rademacher"); });
   m.def("rescales", [] { return pybind11::make_tuple("none", "uniform", "exact"); });
+  convweights::bind_stream(m);
 }

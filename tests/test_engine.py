@@ -4,6 +4,7 @@ exact."""
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -18,46 +19,57 @@ from safetensors.torch import load_file
 from test_other_sources import sharded
 from test_plan import RULES, other_sizes
 
+from convweights import native
 from convweights.checkpoint import CheckpointError, convert, engine, parts
 
 WHOLE = 1 << 60
+STREAMED = native.cpu is not None
 
 
-@pytest.fixture
-def parts_in(monkeypatch):
+@pytest.fixture(params=["stream", "reference"] if STREAMED else ["reference"])
+def parts_in(monkeypatch, request):
+    """Chooses how large parts are; each test runs with the compiled stream, and without it."""
+    if request.param == "reference":
+        monkeypatch.setattr(native, "cpu", None)
+
     def choose(size: int, workers: int = 2) -> None:
         monkeypatch.setattr(parts, "PART_BYTES", size)
+        monkeypatch.setattr(engine, "TILE_BYTES", size)
         monkeypatch.setattr(engine, "WORKERS", workers)
-        monkeypatch.setattr(engine, "SMALL", 0)
 
     return choose
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     rules=RULES,
     dtype=st.sampled_from([None, "bfloat16"]),
     template=st.booleans(),
-    part=st.sampled_from([1, 40, 300]),
+    part=st.sampled_from([1, 40, 300, 5000]),
     workers=st.sampled_from([1, 2, 5]),
 )
 def test_parts_and_workers_do_not_matter(tmp_path_factory, rules, dtype, template, part, workers):
+    """Whole tensors through the reference judge its parts, and the compiled stream's tiles."""
     folder = tmp_path_factory.mktemp("engine")
     source = save(folder / "net.safetensors", network())
     like = save(folder / "like.pt", other_sizes()) if template else None
     asked = {"rules": rules, "like": like, "dtype": None if template else dtype, "strict": False, "fsync": False}
-    reports, before = [], (parts.PART_BYTES, engine.WORKERS, engine.SMALL)
+    reports = []
+    before = (parts.PART_BYTES, engine.TILE_BYTES, engine.WORKERS, native.cpu)
+    roads = [("whole", WHOLE, 1, None), ("cut", part, 1, None), ("streamed", part, workers, native.cpu)]
     try:
-        for name, size, count, small in (("whole", WHOLE, 1, WHOLE), ("cut", part, workers, 0)):
-            parts.PART_BYTES, engine.WORKERS, engine.SMALL = size, count, small
+        for name, size, count, cpu in roads:
+            parts.PART_BYTES, engine.TILE_BYTES, engine.WORKERS, native.cpu = size, size, count, cpu
             reports.append(convert(source, folder / f"{name}.safetensors", **asked))
     except (CheckpointError, ValueError):
-        assert not reports, "refused in parts only"
+        assert not reports, "refused on one road only"
         return
     finally:
-        parts.PART_BYTES, engine.WORKERS, engine.SMALL = before
-    assert (folder / "whole.safetensors").read_bytes() == (folder / "cut.safetensors").read_bytes()
-    assert reports[0].notes == reports[1].notes
+        parts.PART_BYTES, engine.TILE_BYTES, engine.WORKERS, native.cpu = before
+    whole = (folder / "whole.safetensors").read_bytes()
+    for name, *_ in roads:
+        assert (folder / f"{name}.safetensors").read_bytes() == whole, name
+    assert len({report.notes for report in reports}) == 1
 
 
 CUTS = {
@@ -105,9 +117,15 @@ def test_overflow_is_found_in_any_part(tmp_path, parts_in):
     assert report.notes == ("finite values became infinite in the cast of fc.weight",)
 
 
-def test_a_source_that_becomes_shorter(tmp_path, monkeypatch):
+def test_a_source_that_becomes_shorter(tmp_path, parts_in, monkeypatch):
     source = save(tmp_path / "a.safetensors", network())
-    monkeypatch.setattr(engine, "_read", lambda *arguments: False)
+    begin = engine.write_files
+
+    def cut(*arguments, **named):
+        os.truncate(source, source.stat().st_size - 8)
+        return begin(*arguments, **named)
+
+    monkeypatch.setattr(sys.modules["convweights.checkpoint.convert"], "write_files", cut)
     with pytest.raises(CheckpointError, match=r"^convert: source must stay as it is while it is read, got "):
         convert(source, tmp_path / "b.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]

@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Any
 
 from convweights.fitting.contents import Contents, TensorInfo
-from convweights.fitting.errors import CheckpointError
+from convweights.fitting.errors import CheckpointError, sentence
 
-__all__ = ["Checkpoint", "Surroundings", "TensorInfo"]
+__all__ = ["Checkpoint", "Span", "Surroundings", "TensorInfo"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,18 @@ class Surroundings:
     ties: tuple[tuple[str, ...], ...] = ()
     root: Any = None
     state: Any = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """A tensor in an open file: the descriptor, where its first element lies, and its strides in elements.
+
+    ``strides`` is None where the elements lie in order, one behind the other.
+    """
+
+    file: int
+    at: int
+    strides: tuple[int, ...] | None = None
 
 
 class Checkpoint(Contents):
@@ -52,9 +64,14 @@ class Checkpoint(Contents):
     def error(self, message: str, tensor: str | None = None) -> Exception:
         return CheckpointError(message, self.path, tensor)
 
-    def span(self, name: str) -> tuple[int, int] | None:
-        """The descriptor of the file in which the tensor's bytes lie as they are, and where; None where they do not."""
+    def span(self, name: str) -> Span | None:
+        """Where the tensor's elements lie in a file as they are; None where they do not."""
         return None
+
+    def shortened(self, function: str) -> CheckpointError:
+        """The refusal of a file that has ended before its time."""
+        rule, got = "stay as it is while it is read", f"{self.path}, which has become shorter"
+        return CheckpointError(sentence(function, "source", rule, got), self.path)
 
     @abstractmethod
     def close(self) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from convweights.checkpoint.contents import Checkpoint
-from convweights.checkpoint.engine import write_safetensors
+from convweights.checkpoint.engine import write_files
 from convweights.checkpoint.formats import path_of, target_format
 from convweights.checkpoint.plan import Inputs, Source, draft_of, open_inputs
 from convweights.checkpoint.replace import check_target, replacing
+from convweights.checkpoint.safetensors_file import laid_out
 from convweights.checkpoint.target_notes import target_notes
 from convweights.checkpoint.torch_file import write_torch
 from convweights.fitting.carry_out import carry_out, overflows
@@ -129,7 +130,9 @@ def _write(
     """Write the file; the names of the tensors in which finite values became infinite."""
     with replacing("convert", target, fsync=fsync) as file:
         if form == "safetensors":
-            return write_safetensors(file.fileno(), planned, source, lambda tensor: _make(tensor, source, template))
+            layout = laid_out((tensor.target for tensor in planned.tensors), source.around.metadata)
+            files = [(file.fileno(), layout)]
+            return write_files(files, planned.tensors, source, lambda tensor: _make(tensor, source, template))
         by_name = {tensor.name: tensor for tensor in planned.tensors}
         overflown: list[str] = []
 

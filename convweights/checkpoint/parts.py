@@ -1,10 +1,15 @@
-"""A tensor's plan in parts of bounded size: rows of the target, and the rows of the source that they come from."""
+"""Writes a tensor without the compiled stream: in parts of bounded size where rows come from rows, else as a whole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import torch
+
+from convweights.checkpoint.contents import Checkpoint
+from convweights.checkpoint.raw import octets, read_at, write_at
+from convweights.fitting.carry_out import carry_out, overflows
 from convweights.fitting.report import TensorPlan
 from convweights.maps import Identity, Offset
 from convweights.ops.initializers import Initializer
@@ -25,6 +30,49 @@ class Part:
     source_bytes: int
     target_at: int
     target_bytes: int
+
+
+def write_parts(
+    descriptor: int,
+    at: int,
+    planned: TensorPlan,
+    source: Checkpoint,
+    make: Callable[[TensorPlan], tuple[torch.Tensor, bool]],
+) -> bool:
+    """Write the tensor at its place; whether finite values became infinite."""
+    span = None if planned.source is None else source.span(planned.source.name)
+    found = [] if span is None or span.strides is not None else list(_parts(planned))
+    if not found or (planned.rewritten and len(found) == 1):
+        tensor, infinite = make(planned)
+        whole = tensor.resolve_conj().resolve_neg().contiguous().view(-1)
+        write_at(descriptor, octets(whole.view(torch.uint8)), at)
+        return infinite
+    assert span is not None
+    assert planned.source is not None
+    infinite = False
+    for part in found:
+        read = torch.empty(part.source_bytes, dtype=torch.uint8)
+        if not read_at(span.file, octets(read), span.at + part.source_at):
+            raise source.shortened("convert")
+        written = read
+        if planned.rewritten:
+            written = torch.empty(part.target_bytes, dtype=torch.uint8)
+            values = read.view(planned.source.dtype).view(part.planned.source_view)
+            weight = written.view(planned.target.dtype).view(part.planned.target_view)
+            carry_out("convert", part.planned, weight, values, None)
+            infinite = infinite or overflows(part.planned, weight, values)
+        write_at(descriptor, octets(written), at + part.target_at)
+    return infinite
+
+
+def _parts(planned: TensorPlan) -> Iterator[Part]:
+    """Of a tensor that does not change, stretches of its bytes."""
+    if planned.rewritten:
+        yield from parts_of(planned)
+        return
+    for at in range(0, planned.target.nbytes, PART_BYTES):
+        size = min(PART_BYTES, planned.target.nbytes - at)
+        yield Part(planned, at, size, at, size)
 
 
 def parts_of(planned: TensorPlan) -> Iterator[Part]:

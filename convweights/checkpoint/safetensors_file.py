@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from convweights.checkpoint.contents import Checkpoint, Surroundings, TensorInfo
+from convweights.checkpoint.contents import Checkpoint, Span, Surroundings, TensorInfo
+from convweights.checkpoint.layout import Layout
 from convweights.fitting.errors import CheckpointError, reason, sentence
 
 METADATA = "__metadata__"
@@ -72,8 +73,8 @@ class SafetensorsFile(Checkpoint):
         # An empty tensor's address is where the next one begins, which torch.save takes for shared memory.
         return tensor if tensor.numel() else torch.empty_like(tensor)
 
-    def span(self, name: str) -> tuple[int, int]:
-        return self._bytes.fileno(), self._places[name]
+    def span(self, name: str) -> Span:
+        return Span(self._bytes.fileno(), self._places[name])
 
     def close(self) -> None:
         self._file = None
@@ -135,15 +136,15 @@ def _encodes(name: str) -> bool:
     return True
 
 
-def laid_out(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int], int]:
-    """What a file begins with, where each tensor's bytes go, in that order, and how long the file is."""
+def laid_out(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> Layout:
+    """The file of these tensors."""
     ordered = sorted(tensors, key=lambda info: (_ORDER[info.dtype], info.name))
     header = _encode_header(ordered, metadata)
     places, end = {}, len(header)
     for info in ordered:
         places[info.name] = end
         end += info.nbytes
-    return header, places, end
+    return Layout([(0, header)], places, end)
 
 
 def _encode_header(ordered: Iterable[TensorInfo], metadata: Mapping[str, str]) -> bytes:

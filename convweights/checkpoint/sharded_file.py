@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from convweights.checkpoint.contents import Checkpoint, Surroundings
+from convweights.checkpoint.contents import Checkpoint, Span, Surroundings
 from convweights.checkpoint.safetensors_file import SafetensorsFile
 from convweights.fitting.errors import CheckpointError, reason, sentence
 
@@ -52,7 +52,7 @@ class ShardedFile(Checkpoint):
     def read(self, name: str) -> torch.Tensor:
         return self._shards[self._places[name]].read(name)
 
-    def span(self, name: str) -> tuple[int, int] | None:
+    def span(self, name: str) -> Span | None:
         return self._shards[self._places[name]].span(name)
 
     def close(self) -> None:

@@ -15,17 +15,21 @@ from convweights.fitting.errors import sentence
 from convweights.fitting.matching import Asked, collect, collect_new, is_computed
 from convweights.fitting.names import going, pair
 from convweights.fitting.notes import plan_notes
-from convweights.fitting.report import Base, Plan, TensorPlan, describe, dtype_name
+from convweights.fitting.report import Base, Plan, TensorPlan, describe, dtype_name, renamed_from
 from convweights.fitting.rules import Rule
 from convweights.fitting.settings import INIT, Layout, Size
 from convweights.fitting.sizes import Change, Unreachable
 from convweights.fitting.views import Views, align
-from convweights.fitting.words import describe_changes, drawn_as, setting_of, settings_of
+from convweights.fitting.words import cast_to, describe_changes, drawn_as, setting_of, settings_of
 from convweights.ops import check
 from convweights.ops.streams import unwrapped
 
 # Of a normalisation; its bias and running_mean start at 0, as every bias does here.
 _STARTS_AT_1 = ("weight", "running_var")
+
+
+# Settings that leave a tensor's dimensions alone.
+_OF_NO_DIMENSION = {"rename", "only", "dtype"}
 
 
 def draft(
@@ -101,6 +105,8 @@ class _Drafter:
         return TensorPlan(None, target, base=base, reads=False, how=drawn_as(str(size.how), base), new=1.0)
 
     def tensor(self, name: str, info: TensorInfo, asked: Asked, wanted: TensorInfo | None) -> TensorPlan:
+        if wanted is None and asked.settings.keys() <= _OF_NO_DIMENSION:
+            return self._of_its_shape(name, info, asked)
         layout: Layout | None = asked.get("layout")
         layout = None if layout is None or layout.source == layout.target else layout
         shape = tuple(info.shape[d] for d in layout.permutation) if layout else info.shape
@@ -129,6 +135,17 @@ class _Drafter:
             1.0 if begins else 1.0 - math.prod([change.own for change in changes]) if target.nbytes else 0.0,
             views.out_channels({change.role: change.m for change in changes}),
         )
+        self._check(planned)
+        return planned
+
+    def _of_its_shape(self, name: str, info: TensorInfo, asked: Asked) -> TensorPlan:
+        """A tensor of which no dimension changes, as most of a checkpoint's."""
+        dtype = self._dtype(info, asked, None)
+        target = TensorInfo(name, info.shape, dtype, info.plain, info.axes)
+        if dtype == info.dtype:
+            return TensorPlan(info, target, how=renamed_from(info, target))
+        how = ", ".join(filter(None, (renamed_from(info, target), cast_to(dtype))))
+        planned = TensorPlan(info, target, source_view=info.shape, target_view=info.shape, maps={}, how=how)
         self._check(planned)
         return planned
 

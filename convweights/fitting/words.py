@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from convweights.fitting.axes import DEPTH, GROUPS, IN, KERNEL, OUT
 from convweights.fitting.contents import TensorInfo
 from convweights.fitting.report import Base, dtype_name, renamed_from
@@ -39,8 +41,12 @@ def describe_changes(
     if not changes and len(info.shape) != len(target.shape):
         words.append(f"shape {info.shape} -> {target.shape}")
     if target.dtype != info.dtype:
-        words.append(f"cast to {dtype_name(target.dtype)}")
+        words.append(cast_to(target.dtype))
     return ", ".join(filter(None, words))
+
+
+def cast_to(dtype: torch.dtype) -> str:
+    return f"cast to {dtype_name(dtype)}"
 
 
 def drawn_as(how: str, base: Base) -> str:

@@ -95,8 +95,8 @@ def transfer_as(
     words = fill_words(function, fill, weight.dtype)
     if isinstance(fill, Initializer):
         fill.checked(function, weight.shape, weight.dtype)
-    encode = _encode.__wrapped__ if torch.compiler.is_compiling() else _encode  # dynamo warns of caches
-    encoded = encode(function, given, source.shape, weight.shape, source.dtype, weight.dtype, scale)
+    cached = encode.__wrapped__ if torch.compiler.is_compiling() else encode  # dynamo warns of caches
+    encoded = cached(function, given, source.shape, weight.shape, source.dtype, weight.dtype, scale)
     if not in_place and check.overlap(weight, source):
         raise ValueError(
             f"{function}: source must not share memory with weight, got views of one storage; pass source.clone()"
@@ -140,7 +140,7 @@ def _by_position(
 
 # Cached: a model's weights come with the same few maps and shapes at every step.
 @functools.lru_cache(maxsize=1024)
-def _encode(
+def encode(
     function: str,
     given: tuple[tuple[int, Map], ...],
     source_shape: Sequence[int],

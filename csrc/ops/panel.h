@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "../dtypes.h"
 #include "../element/maps.h"
 
 namespace convweights {
@@ -45,6 +46,9 @@ struct PanelLoops {
   PanelLoop convert;
   PanelLoop sum;
 };
+
+// `item` is the target's bytes an element.
+PanelLoops panel_loops(Dtype target, Dtype source, int64_t item);
 
 // Puts the axis innermost along which the source is read in order, or, failing that, the longer one.
 inline void orient(Panel& p) {

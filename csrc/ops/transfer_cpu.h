@@ -27,7 +27,7 @@ class TransferPanels {
   int64_t units() const { return units_; }
   int64_t unit_elements() const { return row_block_ * run_block_ * plane_size_; }
 
-  // Writes the part of the target that is unit number `unit`.
+  // Writes the part of the target that is unit number `unit`. Identities begin at 0.
   void operator()(int64_t unit) const {
     Cursor cursor;
     cursor.base = t_.dst;
@@ -35,16 +35,18 @@ class TransferPanels {
     int64_t rest = unit;
     int64_t row_begin = 0;
     if (!across_) row_begin = digit(rest, row_blocks_) * row_block_;
-    const int64_t run_begin = digit(rest, run_blocks_) * run_block_;
+    int64_t run_begin = digit(rest, run_blocks_) * run_block_;
     for (int d = t_.loops() - 1; d >= 0; --d) {
       if (d == run_ || d == row_ || d == plane_) continue;
-      const int64_t j = digit(rest, t_.dims[d].size);
+      const int64_t j = t_.dims[d].begin + digit(rest, t_.dims[d].size);
       cursor.take(t_, d, span_of(t_.dims[d].map, j, 1, t_.wide));
       cursor.dst += j * t_.dims[d].dst_stride;
     }
     if (across_) row_begin = rest * row_block_;
-    const int64_t row_end = std::min(row_begin + row_block_, row_size_);
-    const int64_t run_end = std::min(run_begin + run_block_, run_size_);
+    int64_t row_end = std::min(row_begin + row_block_, row_size_);
+    int64_t run_end = std::min(run_begin + run_block_, run_size_);
+    shift(row_begin, row_end, row_);
+    shift(run_begin, run_end, run_);
     if (!streams_) {
       rows(cursor, row_begin, row_end, run_begin, run_end);
       return;
@@ -80,6 +82,13 @@ class TransferPanels {
     const int64_t value = rest % base;
     rest /= base;
     return value;
+  }
+
+  // From counting the positions that are written to counting the target's.
+  void shift(int64_t& begin, int64_t& end, int d) const {
+    if (d < 0) return;
+    begin += t_.dims[d].begin;
+    end += t_.dims[d].begin;
   }
 
   // Roughly how far a span of this dimension reaches.

@@ -27,14 +27,26 @@ inline void check_map(const Map& map) {
            map.m);
 }
 
-inline void check_index(const Tensor& index, int64_t n, int64_t m) {
+inline void check_index(const int64_t* values, int64_t n, int64_t m) {
+  for (int64_t j = 0; j < m; ++j) {
+    CW_CHECK(values[j] >= -n && values[j] < n, "transfer_: index must lie in ", -n, " .. ", n - 1, ", got ", values[j]);
+  }
+}
+
+inline const int64_t* checked_index(const Tensor& index, int64_t n, int64_t m) {
   CW_CHECK(dtype_code(index) == aoti_torch_dtype_int64() && index.is_cpu() && index.dim() == 1 && index.numel() == m &&
                index.is_contiguous(),
            "transfer_: index must hold one contiguous int64 tensor on the CPU for each Select, of length ", m);
   const int64_t* const values = static_cast<const int64_t*>(index.const_data_ptr());
-  for (int64_t j = 0; j < m; ++j) {
-    CW_CHECK(values[j] >= -n && values[j] < n, "transfer_: index must lie in ", -n, " .. ", n - 1, ", got ", values[j]);
-  }
+  check_index(values, n, m);
+  return values;
+}
+
+inline void check_dtypes(const Transfer& t) {
+  const bool computes = t.dst_type != Dtype::CopyOnly && t.src_type != Dtype::CopyOnly;
+  CW_CHECK(computes || only_copies(t),
+           "transfer_: weight and source must both be float64, float32, float16 or bfloat16 unless values of one dtype "
+           "are only copied");
 }
 
 // The problem as it was asked for, not yet reduced; `count_of` it is 0 where nothing is to be written.
@@ -75,14 +87,10 @@ inline Transfer make_transfer(const Tensor& weight, const Tensor& source, const 
     dim.map.start = std::clamp(dim.map.start, -dim.map.m, dim.map.n);
     if (dim.map.kind == MapKind::Select) {
       CW_CHECK(selects < index.size(), "transfer_: index must hold a tensor for each Select");
-      check_index(index[selects], dim.map.n, dim.map.m);
-      dim.map.index = static_cast<const int64_t*>(index[selects++].const_data_ptr());
+      dim.map.index = checked_index(index[selects++], dim.map.n, dim.map.m);
     }
   }
-  const bool computes = t.dst_type != Dtype::CopyOnly && t.src_type != Dtype::CopyOnly;
-  CW_CHECK(computes || only_copies(t),
-           "transfer_: weight and source must both be float64, float32, float16 or bfloat16 unless values of one dtype "
-           "are only copied");
+  check_dtypes(t);
   return t;
 }
 

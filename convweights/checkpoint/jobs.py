@@ -1,0 +1,76 @@
+"""A tensor's plan as a job of the compiled stream."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from convweights import native
+from convweights.checkpoint.contents import Checkpoint
+from convweights.fitting.report import TensorPlan
+from convweights.maps import KINDS, RESCALES, Map, Offset
+from convweights.ops.initializers import Initializer
+from convweights.ops.transfer import encode
+from convweights.ops.transfer_fill import fill_words
+
+# One dimension without a map.
+_IDENTITY: Any = ((KINDS.index("identity"),), (0,), (RESCALES.index("none"),), ())
+
+# Positions in Dtype of csrc/dtypes.h; all others are copied.
+_TYPES = {torch.float64: 1, torch.float32: 2, torch.float16: 3, torch.bfloat16: 4}
+
+
+def job_of(planned: TensorPlan, source: Checkpoint, descriptor: int, at: int) -> Any:
+    """The job that writes the tensor at its place; None where it has to be made as a whole."""
+    if planned.source is None or not planned.reads or planned.base == "keep" or isinstance(planned.base, Initializer):
+        return None
+    span = source.span(planned.source.name)
+    if span is None:
+        return None
+    assert native.cpu is not None
+    before, after = planned.source, planned.target
+    if not planned.rewritten and span.strides is None:
+        return native.cpu.Job.copy((span.file, span.at), (descriptor, at), after.nbytes)
+    maps: dict[int, Map] = dict(planned.maps or {})
+    # What lies behind the source's positions holds the base's value.
+    maps.update((dim, Offset()) for dim, _ in planned.kept)
+    if not maps and span.strides is None and planned.permutation is None:
+        sizes: tuple[int, ...] = (math.prod(before.shape),)
+        strides: tuple[int, ...] = (1,)
+        shape, encoded = sizes, _IDENTITY
+    else:
+        sizes = planned.source_view or before.shape
+        shape = planned.target_view or after.shape
+        strides = _strides(planned, span.strides)
+        encoded = encode("convert", tuple(maps.items()), sizes, shape, before.dtype, after.dtype, planned.factor)
+    kinds, starts, rescales, index = encoded
+    return native.cpu.Job.transfer(
+        (span.file, span.at),
+        (descriptor, at),
+        (_TYPES.get(before.dtype, 0), before.dtype.itemsize),
+        (_TYPES.get(after.dtype, 0), after.dtype.itemsize),
+        before.dtype == after.dtype,
+        sizes,
+        strides,
+        shape,
+        kinds,
+        starts,
+        rescales,
+        [table.tolist() for table in index],
+        planned.factor,
+        fill_words("convert", planned.base, after.dtype) if planned.base else (),
+    )
+
+
+def _strides(planned: TensorPlan, strides: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Of the source's view, in elements."""
+    assert planned.source is not None
+    if strides is None:
+        seen = torch.empty(planned.source.shape, device="meta")
+    else:
+        seen = torch.empty_strided(planned.source.shape, strides, device="meta")
+    if planned.permutation is not None:
+        seen = seen.permute(planned.permutation)
+    return seen.view(planned.source_view).stride() if planned.source_view else seen.stride()
