@@ -1,7 +1,7 @@
 """Fused in-place kernels that change the weights of neural networks."""
 
 from convweights import init, native
-from convweights.checkpoint import CheckpointError, Plan, Report, convert, plan
+from convweights.checkpoint import CheckpointError, Plan, Report, convert, convert_all, plan
 from convweights.layers.adapt import adapt_layer
 from convweights.layers.assign import assign_
 from convweights.layers.filters import set_kernel_, zero_filters_, zero_input_channels_
@@ -64,6 +64,7 @@ __all__ = [
     "average_channels",
     "average_channels_",
     "convert",
+    "convert_all",
     "fill_",
     "fill_filters_",
     "init",

@@ -70,6 +70,15 @@ def raw_safetensors(path: Path, header: Any, body: bytes = b"") -> Path:
     return path
 
 
+def without_metadata(path: Path) -> tuple[dict[str, Any], bytes]:
+    """A safetensors file but for what it says of itself: its header, and the tensors' bytes."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    header.pop("__metadata__", None)
+    return header, content[8 + length :]
+
+
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes | None]]:
     """All that is in a folder: names, modes, contents."""
     found = {}

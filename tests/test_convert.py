@@ -186,7 +186,8 @@ def test_metadata_stays_in_safetensors(tmp_path):
     source = save(tmp_path / "a.safetensors", {"w": torch.ones(3)}, author="é", format="pt")
     assert convert(source, tmp_path / "b.safetensors", dtype="float16").notes == ()
     with safe_open(tmp_path / "b.safetensors", "pt") as file:
-        assert file.metadata() == {"author": "é", "format": "pt"}
+        kept = file.metadata()
+    assert {key: kept[key] for key in kept if key != "convweights"} == {"author": "é", "format": "pt"}
     (note,) = convert(source, tmp_path / "b.pt").notes
     assert note.startswith("metadata of the source was left out, .pt files have none: ")
     assert {"author", "format"} == set(note.partition(": ")[2].split(", "))

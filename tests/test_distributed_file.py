@@ -147,9 +147,14 @@ def test_nested(tmp_path, content, expected, around):
     check_holds(saved(tmp_path / "net", content), expected, around)
 
 
-def test_names_without_nesting_stay(tmp_path):
+@pytest.mark.parametrize(
+    "paths",
+    [None, [], {}, {"model.fc.weight": ()}, {"model.fc.weight": ("model", ["fc.weight"])}, {"epoch": ["epoch"]}],
+)
+def test_names_without_nesting_stay(tmp_path, paths):
+    """Also where the paths do not say how the names came about."""
     folder = saved(tmp_path / "net", {"model": network(), "epoch": 3})
-    change(folder, lambda metadata: setattr(metadata, "planner_data", None))
+    field(folder, "planner_data", paths)
     check_holds(folder, {f"model.{name}": t for name, t in network().items()}, Surroundings(inside=("epoch",)))
 
 

@@ -20,7 +20,7 @@ from test_other_sources import sharded
 from test_plan import RULES, other_sizes
 
 from convweights import native
-from convweights.checkpoint import CheckpointError, convert, engine, parts
+from convweights.checkpoint import CheckpointError, convert, engine, parts, write
 
 WHOLE = 1 << 60
 STREAMED = native.cpu is not None
@@ -125,7 +125,7 @@ def test_a_source_that_becomes_shorter(tmp_path, parts_in, monkeypatch):
         os.truncate(source, source.stat().st_size - 8)
         return begin(*arguments, **named)
 
-    monkeypatch.setattr(sys.modules["convweights.checkpoint.convert"], "write_files", cut)
+    monkeypatch.setattr(write, "write_files", cut)
     with pytest.raises(CheckpointError, match=r"^convert: source must stay as it is while it is read, got "):
         convert(source, tmp_path / "b.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]

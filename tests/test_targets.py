@@ -1,145 +1,247 @@
-"""A target comes into being whole or not at all, or is refused before anything is done."""
+"""Targets of every format: directories of one file or several, torch.distributed.checkpoint, and what they carry.
+Family: exact."""
 
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
 import os
-import pickle
-import stat
-import sys
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from bits import assert_same_bits
-from checkpoints import KINDS, SUFFIX, load, network, save, snapshot, umask
+from checkpoints import load, network, save, snapshot, without_metadata
+from safetensors import safe_open
+from test_other_sources import KERNEL, sharded
 
-from convweights.checkpoint import CheckpointError, convert
-from convweights.checkpoint.replace import replacing
+import convweights as cw
+from convweights.checkpoint.formats import open_checkpoint
 
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, CheckpointError])
-def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch, error, suffix):
-    source, target = save(tmp_path / "a.pt", network()), tmp_path / f"b{suffix}"
-    save(target, {"old": torch.ones(1)})
-    before = snapshot(tmp_path)
-    seen = []
-
-    def interrupted(weight, *rest, **more):
-        seen.append(sorted(path.name for path in tmp_path.iterdir()))
-        raise error("stop")
-
-    monkeypatch.setattr(sys.modules["convweights.checkpoint.convert"], "carry_out", interrupted)
-    with pytest.raises(error):
-        convert(source, target, dtype="float16", overwrite=True)
-    assert any(name.startswith(f".{target.name}.") for name in seen[0]), "the temporary lies beside the target"
-    assert snapshot(tmp_path) == before
+KEEP_ALL: dict = {"fsync": False}
 
 
-def test_a_rename_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    def refuse(*names):
-        raise PermissionError(13, "Permission denied")
-
-    source = save(tmp_path / "a.pt", network())
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(CheckpointError, match=r"^convert: target must be writable, got .*b.pt \(Permission denied\)$"):
-        convert(source, tmp_path / "b.pt")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+def holds(path: Path, state: dict[str, torch.Tensor]) -> None:
+    with open_checkpoint("convert", "source", path) as found:
+        assert set(found.tensors) == set(state)
+        for name, tensor in state.items():
+            assert_same_bits(found.read(name).contiguous(), tensor.contiguous())
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
-def test_the_umask_decides_the_mode(tmp_path, mask, suffix):
-    source, target, before = save(tmp_path / "a.pt", network()), tmp_path / f"b{suffix}", umask()
-    os.umask(mask)
-    try:
-        convert(source, target)
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~mask
+def test_a_directory_of_one_file(tmp_path):
+    report = cw.convert(save(tmp_path / "a.safetensors", network()), tmp_path / "out")
+    assert report.target_format == "safetensors (directory)"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.safetensors"]
+    assert report.file_bytes == (tmp_path / "out/a.safetensors").stat().st_size
+    holds(tmp_path / "out", network())
+    with safe_open(tmp_path / "out/a.safetensors", "pt") as file:
+        assert file.metadata()["format"] == "pt"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_target_may_be_the_source(tmp_path, kind):
-    path = tmp_path / f"a{SUFFIX[kind]}"
-    save(path, network())
-    with pytest.raises(CheckpointError, match=r"^convert: target must not exist yet, got "):
-        convert(path, path, dtype="float16")
-    assert_same_bits(load(path)["fc.weight"], network()["fc.weight"])
-    convert(path, path, dtype="float16", overwrite=True)
-    assert_same_bits(load(path)["fc.weight"], network()["fc.weight"].half())
-    assert [found.name for found in tmp_path.iterdir()] == [path.name]
-
-
-def test_a_link_is_replaced_not_followed(tmp_path):
-    source, other = save(tmp_path / "a.pt", network()), save(tmp_path / "other.pt", {"w": torch.ones(1)})
-    link, content = tmp_path / "link.pt", other.read_bytes()
-    link.symlink_to(other)
-    convert(source, link, overwrite=True)
-    assert other.read_bytes() == content
-    assert not link.is_symlink()
-
-
-@pytest.mark.parametrize("fsync", [True, False])
-def test_fsync_is_a_choice(tmp_path, monkeypatch, fsync):
-    synced = []
-    monkeypatch.setattr(os, "fsync", synced.append)
-    convert(save(tmp_path / "a.pt", network()), tmp_path / "b.safetensors", fsync=fsync)
-    assert len(synced) == (2 if fsync else 0), "the file, then its directory"
-
-
-def test_targets_that_cannot_be(tmp_path, monkeypatch):
-    source = save(tmp_path / "a.pt", network())
-    (tmp_path / "folder.pt").mkdir()
-    (tmp_path / "dangling.pt").symlink_to(tmp_path / "nowhere")
-    os.mkfifo(tmp_path / "pipe.pt")
-    before = snapshot(tmp_path)
-    cases = {
-        "b.bin": "end in .safetensors, .pt or .pth, got ",
-        "b": "end in .safetensors, .pt or .pth, got ",
-        "folder.pt": "be a file, got the directory ",
-        "a.pt": "not exist yet, got .*; choose another name or allow it to be replaced with overwrite",
-        "dangling.pt": "not exist yet, got ",
-        "pipe.pt": "be a regular file, got ",
-        "none/b.pt": "lie in a directory that exists, got ",
-        "a.pt/b.pt": "lie in a directory that exists, got ",
-    }
-    for name, pattern in cases.items():
-        with pytest.raises(CheckpointError, match=f"^convert: target must {pattern}") as caught:
-            convert(source, tmp_path / name)
-        assert caught.value.path == tmp_path / name
-    monkeypatch.setattr(os, "access", lambda *arguments: False)
-    with pytest.raises(CheckpointError, match=r"^convert: target must lie in a directory that can be written to, got "):
-        convert(source, tmp_path / "b.pt")
-    assert snapshot(tmp_path) == before
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_directory_without_permission(tmp_path):
-    source, folder = save(tmp_path / "a.pt", network()), tmp_path / "locked"
-    folder.mkdir(mode=0o500)
-    with pytest.raises(CheckpointError, match=r"^convert: target must lie in a directory that can be written to"):
-        convert(source, folder / "b.pt")
+@pytest.mark.parametrize("kind", ["safetensors", "pt", "shards"])
+def test_shards(tmp_path, kind: str):
+    """As many files as it takes, an index that transformers reads, the same tensors."""
+    source = sharded(tmp_path / "net") if kind == "shards" else save(tmp_path / f"net.{kind}", network())
+    cw.convert(source, tmp_path / "out", shard_size=700, **KEEP_ALL)
+    index = json.loads(
+        (tmp_path / "out" / f"{'net' if kind == 'safetensors' else 'model'}.safetensors.index.json").read_text()
+    )
+    state = network()
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in state.values())
+    assert index["weight_map"].keys() == state.keys()
+    files = sorted(set(index["weight_map"].values()))
+    assert len(files) > 2
+    assert re.fullmatch(rf"\w+-00001-of-{len(files):05}\.safetensors", files[0])
+    for file in files:
+        held = load(tmp_path / "out" / file)
+        assert held.keys() == {name for name, place in index["weight_map"].items() if place == file}
+        assert sum(t.nbytes for t in held.values()) <= 700 or len(held) == 1
+    holds(tmp_path / "out", state)
 
 
 @pytest.mark.parametrize(
-    ("suffix", "refusal"),
+    ("size", "nbytes"), [(700, 700), ("300", 300), ("5GB", 5 * 10**9), ("1.5 KiB", 1536), ("20b", 20)]
+)
+def test_sizes_of_shards(size, nbytes):
+    from convweights.checkpoint.shards import shard_bytes
+
+    assert shard_bytes("convert", size) == nbytes
+
+
+@pytest.mark.parametrize(
+    ("size", "error", "words"),
     [
-        (".pt", r"rules must fit into memory as fc\.weight, got shape \(5764607"),
-        (".safetensors", r"target must lie where there is space for it, got .* TB for .* that are free"),
+        ("5 bananas", ValueError, r'be a size such as "5GB"'),
+        (0, ValueError, "be at least one byte, got 0"),
+        (True, TypeError, "be a number of bytes"),
+        (1.5, TypeError, "be a number of bytes"),
     ],
 )
-def test_a_size_that_nothing_holds(tmp_path, suffix, refusal):
-    source, rules = save(tmp_path / "a.pt", network()), [{"match": "fc", "out_channels": {"to": 2**59, "how": "zeros"}}]
-    with pytest.raises(CheckpointError, match=rf"^convert: {refusal}"):
-        convert(source, tmp_path / f"b{suffix}", rules=rules)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+def test_sizes_that_are_refused(tmp_path, size, error, words):
+    source = save(tmp_path / "a.safetensors", network())
+    before = snapshot(tmp_path)
+    with pytest.raises(error, match=rf"^convert: shard_size must {words}"):
+        cw.convert(source, tmp_path / "out", shard_size=size)
+    assert snapshot(tmp_path) == before
 
 
-def test_a_long_name_still_gets_a_temporary(tmp_path):
-    target = tmp_path / ("n" * 240 + ".safetensors")
-    with replacing("convert", target, fsync=False) as file:
-        file.write(b"x")
-    assert target.read_bytes() == b"x"
+def hugging_face(folder: Path) -> Path:
+    sharded(folder)
+    (folder / "config.json").write_text('{"model_type": "net"}')
+    (folder / "sub").mkdir()
+    (folder / "sub" / "tokenizer.json").write_text("{}")
+    (folder / "pytorch_model.bin").write_bytes(b"weights")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "x").write_text("hidden")
+    return folder
 
 
-def test_an_error_can_be_pickled():
-    error = pickle.loads(pickle.dumps(CheckpointError("words", None, "conv1")))
-    assert (str(error), error.path, error.tensor) == ("words", None, "conv1")
+def test_what_lies_beside_the_weights(tmp_path):
+    source = hugging_face(tmp_path / "net")
+    report = cw.convert(source, tmp_path / "out", dtype="bfloat16", shard_size=300)
+    names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert {"config.json", os.path.join("sub", "tokenizer.json"), "model.safetensors.index.json"} <= names
+    assert not {"pytorch_model.bin", os.path.join(".cache", "x")} & names
+    assert "copied beside the weights as they are: config.json, " in str(report)
+    assert "left out, weights in other formats or checkpoints: pytorch_model.bin" in str(report)
+    cw.convert(source, tmp_path / "bare", copy_files=False)
+    assert [path.name for path in (tmp_path / "bare").iterdir()] == ["model.safetensors"]
+
+
+def test_a_directory_onto_itself(tmp_path):
+    source = hugging_face(tmp_path / "net")
+    with pytest.raises(cw.CheckpointError, match=r"^convert: target must not exist yet"):
+        cw.convert(source, source, shard_size=300)
+    cw.convert(source, source, shard_size=300, overwrite=True)
+    holds(source, network())
+    assert (source / "config.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+
+
+def test_directories_that_are_refused(tmp_path):
+    source = save(tmp_path / "a.safetensors", network())
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("dear")
+    before = snapshot(tmp_path)
+    for target, words, more in (
+        ("file", "be a directory, got the file .*file; choose", {}),
+        ("file", "be a directory, got the file .*file; choose", {"overwrite": True}),
+        ("home", "not exist yet", {}),
+        ("home", "hold a checkpoint where it is to be replaced, got the directory .*home with", {"overwrite": True}),
+        ("none/out", "lie in a directory that exists", {}),
+        ("x.onnx", "end in .safetensors, .pt, .pth or .dcp, or be a directory without a suffix", {}),
+    ):
+        with pytest.raises(cw.CheckpointError, match=rf"^convert: target must {words}"):
+            cw.convert(source, tmp_path / target, **more)
+        assert snapshot(tmp_path) == before
+    with pytest.raises(ValueError, match="shard_size must be left out where the target is not a directory"):
+        cw.convert(source, tmp_path / "b.safetensors", shard_size="1GB")
+    assert snapshot(tmp_path) == before
+
+
+def test_a_directory_is_whole_or_not_there(tmp_path, monkeypatch):
+    source = hugging_face(tmp_path / "net")
+    before = snapshot(tmp_path)
+
+    def fail(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("convweights.checkpoint.write.copy_others", fail)
+    with pytest.raises(cw.CheckpointError, match=r"target must be writable, got .*No space left"):
+        cw.convert(source, tmp_path / "out", shard_size=300)
+    with pytest.raises(cw.CheckpointError, match="No space left"):
+        cw.convert(source, source, overwrite=True)
+    assert snapshot(tmp_path) == before
+
+
+def test_distributed_checkpoints(tmp_path):
+    """There and back: torch's own loader reads what is written."""
+    import torch.distributed.checkpoint as dcp
+
+    source = save(tmp_path / "a.safetensors", network())
+    rules = [{"match": "conv1", "in_channels": 6}]
+    report = cw.convert(source, tmp_path / "out.dcp", rules=rules)
+    assert report.target_format == "torch.distributed.checkpoint"
+    cw.convert(source, tmp_path / "b.safetensors", rules=rules)
+    state = load(tmp_path / "b.safetensors")
+    read = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    dcp.load(read, checkpoint_id=tmp_path / "out.dcp", no_dist=True)
+    for name, tensor in state.items():
+        assert_same_bits(read[name], tensor)
+    cw.convert(tmp_path / "out.dcp", tmp_path / "c.safetensors")
+    assert without_metadata(tmp_path / "c.safetensors") == without_metadata(tmp_path / "b.safetensors")
+
+
+def test_archives_are_streamed(tmp_path, monkeypatch):
+    """Tensors of a zip archive, whatever their strides, and of numpy's come from the file itself, not from memory."""
+    import numpy as np
+
+    from convweights.checkpoint import write
+    from convweights.checkpoint.engine import write_files
+
+    base = torch.randn(40, 30)
+    state = {"a": base, "b": base.t(), "c": base[3:9, 2:4], "d": base[:1].expand(5, 30), "e": torch.empty(0, 3)}
+    save(tmp_path / "a.pt", {"state_dict": {**state, "n": torch.tensor(3)}, "epoch": 3})
+    np.savez(tmp_path / "b.npz", x=KERNEL, y=np.asfortranarray(KERNEL), z=KERNEL[..., 0])
+    made = []
+
+    def watched(files, planned, source, make, **named):
+        return write_files(files, planned, source, lambda tensor: made.append(tensor.name) or make(tensor), **named)
+
+    monkeypatch.setattr(write, "write_files", watched)
+    for name, dtype in (("a.pt", None), ("a.pt", "float16"), ("b.npz", None), ("b.npz", "float64")):
+        cw.convert(tmp_path / name, tmp_path / "out.safetensors", dtype=dtype, overwrite=True, **KEEP_ALL)
+        with open_checkpoint("convert", "source", tmp_path / name) as source:
+            whole = {key: source.read(key).contiguous() for key in source.tensors}
+        for key, tensor in load(tmp_path / "out.safetensors").items():
+            wanted = whole[key].to(getattr(torch, dtype)) if dtype and whole[key].is_floating_point() else whole[key]
+            assert_same_bits(tensor, wanted)
+    assert made == ([] if cw.native.cpu is not None else made)
+
+
+def test_provenance(tmp_path):
+    source = save(tmp_path / "a.safetensors", {"fc.weight": torch.ones(2, 3)}, author="me")
+    rules = [{"match": "fc", "in_channels": 6}]
+    cw.convert(source, tmp_path / "b.safetensors", rules=rules, dtype="float16")
+    cw.convert(tmp_path / "b.safetensors", tmp_path / "c.safetensors")
+    with safe_open(tmp_path / "c.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert metadata["author"] == "me"
+    first, second = map(json.loads, metadata["convweights"].splitlines())
+    assert (first["version"], first["source"], first["dtype"]) == (cw.__version__, "a.safetensors", "float16")
+    assert first["rules"] == [{"match": "fc", "in_channels": {"to": 6}}] or first["rules"][0]["match"] == "fc"
+    described = json.dumps([["fc.weight", "float32", [2, 3]]], separators=(",", ":")).encode()
+    assert first["tensors_sha256"] == hashlib.sha256(described).hexdigest()
+    assert (second["source"], second["rules"]) == ("b.safetensors", [])
+
+
+def test_workers(tmp_path):
+    source = save(tmp_path / "a.safetensors", network())
+    for workers in (1, 3):
+        cw.convert(source, tmp_path / f"{workers}", workers=workers, shard_size=300, dtype="float16")
+    assert snapshot(tmp_path / "1") == snapshot(tmp_path / "3")
+    for bad, error in ((0, ValueError), (65, ValueError), (True, TypeError), ("2", TypeError)):
+        with pytest.raises(error, match=r"^convert: workers must be "):
+            cw.convert(source, tmp_path / "out", workers=bad)
+
+
+def test_progress_is_told(tmp_path):
+    """And what it raises ends the conversion, with nothing left."""
+    big = {f"layer{k}": torch.zeros(1 << 22) for k in range(8)}
+    source = save(tmp_path / "a.safetensors", big)
+    told: list[tuple[int, int, str]] = []
+    rules = [{"match": "layer7", "new": "zeros"}]
+    cw.convert(source, tmp_path / "b.safetensors", rules=rules, progress=lambda *said: told.append(said), fsync=False)
+    total = sum(tensor.nbytes for tensor in big.values())
+    assert told[-1] == (total, total, "layer7")
+    assert all(0 <= a[0] <= b[0] for a, b in itertools.pairwise(told))
+
+    def stop(*said):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cw.convert(source, tmp_path / "c.safetensors", rules=rules, progress=stop)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]

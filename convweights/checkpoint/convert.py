@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from convweights.checkpoint.beside import WEIGHTS, others_in
 from convweights.checkpoint.contents import Checkpoint
-from convweights.checkpoint.engine import write_files
-from convweights.checkpoint.formats import path_of, target_format
+from convweights.checkpoint.formats import DIRECTORY, path_of, target_format
 from convweights.checkpoint.plan import Inputs, Source, draft_of, open_inputs
-from convweights.checkpoint.replace import check_target, replacing
-from convweights.checkpoint.safetensors_file import laid_out
+from convweights.checkpoint.provenance import with_provenance
+from convweights.checkpoint.ranks import ALONE, Ranks
+from convweights.checkpoint.replace import check_target, check_target_directory
+from convweights.checkpoint.sharded_file import ShardedFile
+from convweights.checkpoint.shards import shard_bytes
 from convweights.checkpoint.target_notes import target_notes
-from convweights.checkpoint.torch_file import write_torch
+from convweights.checkpoint.write import How, write_target
 from convweights.fitting.carry_out import carry_out, overflows
 from convweights.fitting.contents import Contents
 from convweights.fitting.errors import CheckpointError, sentence
 from convweights.fitting.report import Plan, Report, TensorPlan
 from convweights.fitting.rules import PathOrText, Rules
+
+# Told how many bytes are written, of how many, and a tensor that is being written.
+Progress = Callable[[int, int, str], None]
+
+# Each holds a few MB.
+MOST_WORKERS = 64
 
 
 def convert(
@@ -31,20 +41,37 @@ def convert(
     like: Source | None = None,
     dtype: str | torch.dtype | None = None,
     strict: bool = True,
+    shard_size: int | str | None = None,
+    copy_files: bool = True,
     overwrite: bool = False,
     fsync: bool = True,
+    workers: int | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Write the checkpoint ``source``, changed by rules, to ``target``: whole, or not at all.
 
-    The target's suffix decides its format: ``.safetensors``, ``.pt`` or ``.pth``. It is written under a temporary
-    name beside it and renamed at the end, so it may be the source itself (with ``overwrite``). Tensors that no rule
-    changes keep every bit. What stands beside the tensors stays where the target can hold it: a ``.pt`` file's other
-    entries in a ``.pt`` file, the ``__metadata__`` of safetensors in safetensors; the report names the rest.
+    The target's name decides its format: ``.safetensors``, ``.pt``, ``.pth``, ``.dcp`` (a directory of
+    torch.distributed.checkpoint), or no suffix for a directory as the transformers library has it: one safetensors
+    file, or several and their index, and beside them what lies beside the weights in a source that is a directory. It
+    is written under a temporary name beside it and renamed at the end, so it may be the source itself (with
+    ``overwrite``). Tensors that no rule changes keep every bit. What stands beside the tensors stays where the target
+    can hold it: a ``.pt`` file's other entries in a ``.pt`` file, the ``__metadata__`` of safetensors in safetensors;
+    the report names the rest. In safetensors a line of JSON under ``convweights`` in ``__metadata__`` says what the
+    file was made of, by which rules and version.
+
+    From safetensors, ``.pt`` in zip format or ``.npz`` into safetensors, memory does not grow with the checkpoint. The
+    other targets, and the legacy ``.pt``, go through torch, which holds all that it writes, or reads.
 
     Args:
         source, rules, like, dtype, strict: as :func:`~convweights.plan`.
-        overwrite: replace a target that exists.
-        fsync: wait until the file is on the disk before it gets its name.
+        shard_size: of a directory's files at the most, in bytes or as "5GB" (the default) or "500MiB"; a tensor that
+            is larger has a file of its own.
+        copy_files: whether configuration, tokenizer and the like are copied from one directory to the other.
+        overwrite: replace a target that exists; of a directory all that is in it.
+        fsync: wait until all is on the disk before it gets its name.
+        workers: threads that read, compute and write; two unless given, whatever the machine. The bytes do not depend
+            on it.
+        progress: called from time to time with (bytes written, bytes of all tensors, name of a tensor).
 
     Raises:
         CheckpointError, TypeError, ValueError: as :func:`~convweights.plan`, or a target that cannot be written;
@@ -59,18 +86,80 @@ def convert(
     >>> report.changed[0].how, report.changed[0].scale, report.changed[0].target.shape
     ('in_channels 3 -> 1 blocks', 'sum', (8, 1, 3, 3))
     """
-    for name, value in (("strict", strict), ("overwrite", overwrite), ("fsync", fsync)):
+    return convert_by(
+        ALONE,
+        source,
+        target,
+        rules=rules,
+        like=like,
+        dtype=dtype,
+        strict=strict,
+        shard_size=shard_size,
+        copy_files=copy_files,
+        overwrite=overwrite,
+        fsync=fsync,
+        workers=workers,
+        progress=progress,
+    )
+
+
+def convert_by(
+    ranks: Ranks,
+    source: PathOrText,
+    target: PathOrText,
+    *,
+    rules: Rules,
+    like: Source | None,
+    dtype: str | torch.dtype | None,
+    strict: bool,
+    shard_size: int | str | None,
+    copy_files: bool,
+    overwrite: bool,
+    fsync: bool,
+    workers: int | None,
+    progress: Progress | None,
+) -> Report:
+    """:func:`convert` by several processes, which share the files of a directory. All have the report."""
+    flags = {"strict": strict, "copy_files": copy_files, "overwrite": overwrite, "fsync": fsync}
+    for name, value in flags.items():
         if not isinstance(value, bool):
             raise TypeError(sentence("convert", name, "be True or False", repr(value)))
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int)):
+        raise TypeError(sentence("convert", "workers", "be a number of threads", repr(workers)))
+    if workers is not None and not 1 <= workers <= MOST_WORKERS:
+        raise ValueError(sentence("convert", "workers", f"be 1 to {MOST_WORKERS}", workers))
     with contextlib.ExitStack() as stack:
         place = path_of("convert", "target", target)
-        form = target_format("convert", place)
-        check_target("convert", place, overwrite=overwrite)
-        planned, source_file, inputs = _planned("convert", stack, source, place, rules, like, dtype, strict)
-        overflown = _write(place, form, planned, source_file, inputs.template, fsync=fsync)
+
+        def prepare() -> tuple[str, Plan, Checkpoint, Inputs]:
+            form = _checked_target("convert", place, overwrite=overwrite, shard_size=shard_size)
+            return form, *_planned("convert", stack, source, place, rules, like, dtype, strict)
+
+        form, planned, source_file, inputs = ranks.agree(prepare)
+        folder = Path(source) if copy_files and form == DIRECTORY and Path(source).is_dir() else None
+        copied, left = ([], []) if folder is None else others_in(folder)
+        left = [path for path in left if folder is None or not _is_part(folder / path, source_file)]
+        total, template = planned.nbytes, inputs.template
+        how = How(
+            with_provenance(source_file, inputs.rules, None if template is None else template.label, inputs.dtype),
+            shard_bytes("convert", shard_size),
+            fsync,
+            workers,
+            None if progress is None else lambda done, name: progress(done, total, name),
+            folder,
+            tuple(copied),
+            ranks,
+        )
+        overflown = write_target(
+            place, form, planned, source_file, lambda tensor: _make(tensor, source_file, template), how
+        )
         notes = planned.notes
         if overflown:
             notes += (f"finite values became infinite in the cast of {', '.join(overflown)}",)
+        if copied:
+            notes += (f"copied beside the weights as they are: {', '.join(map(str, copied))}",)
+        if left:
+            notes += (f"left out, weights in other formats or checkpoints: {', '.join(map(str, left))}",)
         return Report(
             planned.source,
             planned.source_format,
@@ -79,8 +168,35 @@ def convert(
             planned.dropped,
             place,
             form,
-            place.stat().st_size,
+            _size_of(place),
         )
+
+
+def _is_part(path: Path, source: Checkpoint) -> bool:
+    """Whether a file is one of the source's own."""
+    return path == source.path or (isinstance(source, ShardedFile) and path.name in source.shards)
+
+
+def _size_of(target: Path) -> int:
+    """Bytes of the weights, the index among them."""
+    if target.is_file():
+        return target.stat().st_size
+    return sum(path.stat().st_size for path in target.iterdir() if path.name.endswith(WEIGHTS))
+
+
+def _checked_target(function: str, target: Path, *, overwrite: bool, shard_size: int | str | None = None) -> str:
+    """The target's format, once it can be written."""
+    form = target_format(function, target)
+    shard_bytes(function, shard_size)
+    if shard_size is not None and form != DIRECTORY:
+        must, remedy = (
+            "be left out where the target is not a directory of safetensors",
+            "a name without a suffix is one",
+        )
+        raise ValueError(sentence(function, "shard_size", must, f"{shard_size} for {target}", remedy))
+    check = check_target if form in ("safetensors", "pt") else check_target_directory
+    check(function, target, overwrite=overwrite)
+    return form
 
 
 def plan_conversion(
@@ -91,13 +207,13 @@ def plan_conversion(
     like: Source | None = None,
     dtype: str | torch.dtype | None = None,
     strict: bool = True,
+    shard_size: int | str | None = None,
     overwrite: bool = False,
 ) -> Plan:
     """:func:`plan` with what only a target decides: whether it can be written, and what its format leaves out."""
     with contextlib.ExitStack() as stack:
         place = path_of("plan", "target", target)
-        target_format("plan", place)
-        check_target("plan", place, overwrite=overwrite)
+        _checked_target("plan", place, overwrite=overwrite, shard_size=shard_size)
         return _planned("plan", stack, source, place, rules, like, dtype, strict)[0]
 
 
@@ -122,28 +238,6 @@ def _planned(
             raise CheckpointError(sentence(function, "like", must, got), inputs.source.path, tensor.name)
     notes = planned.notes + target_notes(function, planned.tensors, inputs.source, target)
     return dataclasses.replace(planned, notes=notes), inputs.source, inputs
-
-
-def _write(
-    target: Path, form: str, planned: Plan, source: Checkpoint, template: Contents | None, *, fsync: bool
-) -> list[str]:
-    """Write the file; the names of the tensors in which finite values became infinite."""
-    with replacing("convert", target, fsync=fsync) as file:
-        if form == "safetensors":
-            layout = laid_out((tensor.target for tensor in planned.tensors), source.around.metadata)
-            files = [(file.fileno(), layout)]
-            return write_files(files, planned.tensors, source, lambda tensor: _make(tensor, source, template))
-        by_name = {tensor.name: tensor for tensor in planned.tensors}
-        overflown: list[str] = []
-
-        def make(name: str) -> torch.Tensor:
-            tensor, overflows = _make(by_name[name], source, template)
-            if overflows:
-                overflown.append(name)
-            return tensor
-
-        write_torch(file, planned, source, make)
-        return sorted(overflown)
 
 
 def _make(planned: TensorPlan, source: Checkpoint, template: Contents | None) -> tuple[torch.Tensor, bool]:

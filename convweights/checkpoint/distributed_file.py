@@ -6,6 +6,7 @@ import io
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 import torch
@@ -33,19 +34,18 @@ class DistributedFile(Checkpoint):
         for name, info in stored.tensors.items():
             self._check_cover(info, stored.chunks[name])
         nested = self._nested(stored)
-        # What is left when the key and its dot go.
+        # A name below the key is what follows the key and its dot.
         start = 0 if nested is None else len(nested) + 1
-        inside = [name for name, path in stored.paths.items() if nested is None or path[0] == nested]
-        self._chunks = {name[start:]: stored.chunks[name] for name in inside if name in stored.tensors}
+        names = {name: name[start:] for name, path in stored.paths.items() if nested is None or path[0] == nested}
+        self._chunks = {names[name]: chunks for name, chunks in stored.chunks.items() if name in names}
         self.tensors = {
-            name[start:]: TensorInfo(name[start:], info.shape, info.dtype, info.plain)
-            for name, info in ((name, stored.tensors[name]) for name in inside if name in stored.tensors)
+            names[name]: replace(info, name=names[name]) for name, info in stored.tensors.items() if name in names
         }
         tops = dict.fromkeys(str(path[0]) for path in stored.paths.values())
         self.around = Surroundings(
             nested=nested,
             entries=() if nested is None else tuple(top for top in tops if top != nested),
-            inside=tuple(name[start:] for name in inside if name not in stored.tensors),
+            inside=tuple(names[name] for name in names if name not in stored.tensors),
         )
 
     def _check_files(self, stored: Stored) -> None:
@@ -62,25 +62,20 @@ class DistributedFile(Checkpoint):
                 raise self._refused("have whole files", f"{self.path} with {size} of at least {end} bytes of {file}")
 
     def _check_cover(self, info: TensorInfo, chunks: Sequence[Chunk]) -> None:
-        rule = "have chunks that make up each tensor"
-        for chunk in chunks:
-            if not _is_within(chunk, info.shape):
-                got = f"{self.path} with a chunk outside {info.name!r}"
-                raise self._refused(rule, got, info.name)
-            if info.plain and chunk.place.length < math.prod(chunk.sizes) * info.dtype.itemsize:
-                got = f"{self.path} with a chunk of {info.name!r} that is longer than its place in {chunk.place.file}"
-                raise self._refused(rule, got, info.name)
-        if not info.plain and len(chunks) > 1:
-            got = f"{self.path} with the quantised {info.name!r} in {len(chunks)} chunks"
-            raise self._refused(rule, got, info.name)
         held, count = sum(math.prod(chunk.sizes) for chunk in chunks), math.prod(info.shape)
-        if held != count or _overlap(chunks):
-            got = f"{self.path} with " + (
-                f"{held} of the {count} elements of {info.name!r}"
-                if held != count
-                else f"some elements of {info.name!r} twice"
-            )
-            raise self._refused(rule, got, info.name)
+        if not all(_is_within(chunk, info.shape) for chunk in chunks):
+            found = f"a chunk outside {info.name!r}"
+        elif held != count:
+            found = f"{held} of the {count} elements of {info.name!r}"
+        elif _overlap(chunks):
+            found = f"some elements of {info.name!r} twice"
+        elif info.plain and any(math.prod(c.sizes) * info.dtype.itemsize > c.place.length for c in chunks):
+            found = f"a chunk of {info.name!r} that is longer than its place in a file"
+        elif not info.plain and len(chunks) > 1:
+            found = f"the quantised {info.name!r} in {len(chunks)} chunks"
+        else:
+            return
+        raise self._refused("have chunks that make up each tensor", f"{self.path} with {found}", info.name)
 
     def _nested(self, stored: Stored) -> str | None:
         """The key of the state dict: by the rules for ``.pt`` files, but names that are none of these stay whole."""

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from convweights.checkpoint.contents import Checkpoint
+from convweights.checkpoint.distributed_file import DistributedFile, is_distributed
 from convweights.checkpoint.numpy_file import NumpyFile, is_numpy
 from convweights.checkpoint.safetensors_file import SafetensorsFile
 from convweights.checkpoint.sharded_file import INDEX, ShardedFile, checkpoint_in
 from convweights.checkpoint.torch_file import TorchFile
 from convweights.fitting.errors import CheckpointError, reason, sentence
 
-SUFFIXES = {".safetensors": "safetensors", ".pt": "pt", ".pth": "pt"}
+SUFFIXES = {".safetensors": "safetensors", ".pt": "pt", ".pth": "pt", ".dcp": DistributedFile.format}
+# A directory with one safetensors file, or several and their index.
+DIRECTORY = "safetensors (directory)"
 
 
 def path_of(function: str, argument: str, value: Any) -> Path:
@@ -26,10 +29,12 @@ def open_checkpoint(function: str, argument: str, value: str | PathLike[str]) ->
     """The checkpoint at a path, on behalf of the argument that named it. Use it in a ``with`` statement.
 
     Raises CheckpointError, in one sentence, for anything else than a whole safetensors file, an index with all its
-    shards, a directory with one of these, an npz file, or a whole file of torch.save whose pickle holds only tensors
-    and plain containers.
+    shards, a directory with one of these or of torch.distributed.checkpoint, an npz file, or a whole file of
+    torch.save whose pickle holds only tensors and plain containers.
     """
     path = path_of(function, argument, value)
+    if is_distributed(path):
+        return DistributedFile(function, argument, path)
     if path.is_dir():
         path = checkpoint_in(function, argument, path)
     if path.name.endswith(INDEX):
@@ -69,9 +74,9 @@ def _first_bytes(function: str, argument: str, path: Path) -> bytes:
 
 
 def target_format(function: str, target: Path) -> str:
-    """``safetensors`` or ``pt``."""
-    found = SUFFIXES.get(target.suffix)
-    if found is None:
-        rule = f"end in {', '.join(list(SUFFIXES)[:-1])} or {list(SUFFIXES)[-1]}"
+    """``safetensors``, ``pt``, or a directory's: of a name without a suffix, and of ``.dcp``."""
+    found = DIRECTORY if target.is_dir() and target.suffix != ".dcp" else SUFFIXES.get(target.suffix)
+    if found is None and target.suffix:
+        rule = f"end in {', '.join(list(SUFFIXES)[:-1])} or {list(SUFFIXES)[-1]}, or be a directory without a suffix"
         raise CheckpointError(sentence(function, "target", rule, target), target)
-    return found
+    return found or DIRECTORY

@@ -1,10 +1,11 @@
-"""A file that comes into being whole or not at all."""
+"""A file or a directory that comes into being whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -20,8 +21,30 @@ def check_target(function: str, target: Path, *, overwrite: bool) -> None:
         if target.exists() and not target.is_file():
             raise CheckpointError(sentence(function, "target", "be a regular file", target), target)
         if not overwrite:
-            rule, remedy = "not exist yet", "choose another name or allow it to be replaced with overwrite"
-            raise CheckpointError(sentence(function, "target", rule, target, remedy), target)
+            raise _exists(function, target)
+    _check_parent(function, target)
+
+
+def check_target_directory(function: str, target: Path, *, overwrite: bool) -> None:
+    """The same for a directory. One that is there is only ever replaced where it holds a checkpoint."""
+    if os.path.lexists(target) and not target.is_dir():
+        remedy = "choose another name, or one that ends in .safetensors or .pt"
+        raise CheckpointError(sentence(function, "target", "be a directory", f"the file {target}", remedy), target)
+    if target.is_dir() and any(target.iterdir()):
+        if not overwrite:
+            raise _exists(function, target)
+        if not any(path.name.endswith((".safetensors", ".metadata")) for path in target.iterdir()):
+            rule, got = "hold a checkpoint where it is to be replaced", f"the directory {target} with other things"
+            raise CheckpointError(sentence(function, "target", rule, got, "choose another name"), target)
+    _check_parent(function, target.absolute())
+
+
+def _exists(function: str, target: Path) -> CheckpointError:
+    rule, remedy = "not exist yet", "choose another name or allow it to be replaced with overwrite"
+    return CheckpointError(sentence(function, "target", rule, target, remedy), target)
+
+
+def _check_parent(function: str, target: Path) -> None:
     if not target.parent.is_dir():
         rule = "lie in a directory that exists"
         raise CheckpointError(sentence(function, "target", rule, target), target)
@@ -38,7 +61,7 @@ def replacing(function: str, target: Path, *, fsync: bool) -> Iterator[BinaryIO]
     included, removes the temporary file. With ``fsync`` the data is on the disk before the name is, and the
     directory after it. ``os.open`` with 0o666 is what lets the umask decide the mode, unlike the tempfile module.
     """
-    temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(target)
     try:
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
         try:
@@ -57,6 +80,35 @@ def replacing(function: str, target: Path, *, fsync: bool) -> Iterator[BinaryIO]
     except OSError as error:
         got = f"{target} ({reason(error)})"
         raise CheckpointError(sentence(function, "target", "be writable", got), target) from error
+
+
+def temporary_beside(target: Path) -> Path:
+    return target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+
+
+def finish_directory(temporary: Path, target: Path, *, fsync: bool) -> None:
+    """Let the directory take the target's place. One that is there goes aside first, and comes back on failure."""
+    if fsync:
+        for path in temporary.rglob("*"):
+            if path.is_dir():
+                _sync_directory(path)
+            else:
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        _sync_directory(temporary)
+    if target.is_dir():
+        old = temporary_beside(target)
+        os.rename(target, old)
+        try:
+            os.rename(temporary, target)
+        except BaseException:
+            os.rename(old, target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(temporary, target)
+    if fsync:
+        _sync_directory(target.parent)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -49,6 +49,11 @@ class ShardedFile(Checkpoint):
         }
         self.around = Surroundings(metadata=shared)
 
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """The names of its files."""
+        return tuple(self._shards)
+
     def read(self, name: str) -> torch.Tensor:
         return self._shards[self._places[name]].read(name)
 

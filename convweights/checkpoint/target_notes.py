@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convweights.checkpoint.contents import Checkpoint
+from convweights.checkpoint.distributed_file import DistributedFile
 from convweights.checkpoint.formats import target_format
 from convweights.checkpoint.safetensors_file import check_storable
 from convweights.fitting.errors import CheckpointError, sentence
@@ -22,6 +23,9 @@ def target_notes(function: str, tensors: Sequence[TensorPlan], source: Checkpoin
             raise CheckpointError(sentence(function, "tensors", must, got), source.path, taken)
         left = ", ".join(around.metadata)
         return (f"metadata of the source was left out, .pt files have none: {left}",) if left else ()
+    if target_format(function, target) == DistributedFile.format:
+        beside = ", ".join([*around.entries, *around.inside, *around.metadata])
+        return (f"left out, the target holds tensors only: {beside}",) if beside else ()
     check_storable(function, target, (tensor.target for tensor in tensors))
     notes = []
     if around.entries:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from convweights.checkpoint.contents import Checkpoint, TensorInfo
+from convweights.checkpoint.contents import Checkpoint, Span, TensorInfo
 from convweights.checkpoint.state_dict import find_state, is_named_tensor
 from convweights.fitting.errors import CheckpointError, sentence
 from convweights.fitting.modules import place_of
@@ -26,11 +26,18 @@ class TorchFile(Checkpoint):
     def __init__(self, function: str, argument: str, path: Path, *, zipped: bool) -> None:
         self.path = path
         self.format = "pt (zip)" if zipped else "pt (legacy)"
-        root = _load(function, argument, path, mmap=zipped and _is_stored(function, argument, path))
+        mapped = zipped and _is_stored(function, argument, path)
+        root = _load(function, argument, path, mmap=mapped)
         self.around = find_state(function, argument, path, root)
         self._state: Any = self.around.state
         named = (item for item in self._state.items() if is_named_tensor(*item))
         self.tensors = {name: _info(name, tensor) for name, tensor in named}
+        self._bytes: BinaryIO | None = path.open("rb", buffering=0) if mapped else None
+        # The same objects without their data, which know where in the file it lies.
+        self._places: Any = None
+        if mapped:
+            places = _load(function, argument, path, mmap=True, device="meta")
+            self._places = places if self.around.nested is None else places[self.around.nested]
 
     def read(self, name: str) -> torch.Tensor:
         tensor: torch.Tensor = self._state[name]
@@ -46,8 +53,20 @@ class TorchFile(Checkpoint):
             found += [tuple(same) for same in places.values() if len(same) > 1]
         return tuple(found)
 
+    def span(self, name: str) -> Span | None:
+        tensor = self._state[name]
+        if self._bytes is None or not self.tensors[name].plain or tensor.is_conj() or tensor.is_neg():
+            return None
+        place = getattr(self._places[name].untyped_storage(), "_checkpoint_offset", None)
+        if place is None:
+            return None
+        at = place + tensor.storage_offset() * tensor.element_size()
+        return Span(self._bytes.fileno(), at, None if tensor.is_contiguous() else tensor.stride())
+
     def close(self) -> None:
-        self._state = None
+        self._state = self._places = None
+        if self._bytes is not None:
+            self._bytes.close()
 
 
 def _info(name: str, tensor: torch.Tensor) -> TensorInfo:
@@ -73,7 +92,7 @@ def _is_stored(function: str, argument: str, path: Path) -> bool:
     return all(member.compress_type == zipfile.ZIP_STORED for member in members)
 
 
-def _load(function: str, argument: str, path: Path, *, mmap: bool) -> Any:
+def _load(function: str, argument: str, path: Path, *, mmap: bool, device: str = "cpu") -> Any:
     """``torch.load`` with its errors in our words: its own suggest to load with weights_only off."""
     try:
         with warnings.catch_warnings():
@@ -81,8 +100,8 @@ def _load(function: str, argument: str, path: Path, *, mmap: bool) -> Any:
             if path.suffix == ".safetensors":
                 # Given a path of this suffix, torch.load goes by it and not by the content.
                 with path.open("rb") as file:
-                    return torch.load(file, weights_only=True, map_location="cpu")
-            return torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
+                    return torch.load(file, weights_only=True, map_location=device)
+            return torch.load(path, weights_only=True, map_location=device, mmap=mmap)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.<>]+)", str(error))
         if found is None:

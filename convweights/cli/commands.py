@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,12 +12,14 @@ import typer
 
 import convweights
 from convweights import native, pictures
+from convweights.checkpoint import batch
 from convweights.checkpoint import diff as differences
 from convweights.checkpoint.convert import convert as convert_checkpoint
 from convweights.checkpoint.convert import plan_conversion
 from convweights.checkpoint.formats import open_checkpoint
 from convweights.cli.flags import Dtype, Like, NoStrict, gather, with_rule_flags
 from convweights.cli.output import print_json, sentences, show_outcome, show_table
+from convweights.cli.progress import progress
 from convweights.fitting.errors import CheckpointError, sentence
 from convweights.fitting.report import dtype_name, size
 
@@ -35,7 +38,22 @@ Source = Annotated[
         show_default=False,
     ),
 ]
-Target = Annotated[Path, typer.Argument(metavar="DST", help="Its suffix decides the format.", show_default=False)]
+Target = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DST",
+        help="A .safetensors, .pt or .pth file, a .dcp directory, or a directory of safetensors.",
+        show_default=False,
+    ),
+]
+ShardSize = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Of a directory's files at the most: 5GB unless given.", show_default=False),
+]
+NoCopy = Annotated[bool, typer.Option("--no-copy", help="Copy no configuration or tokenizer from SRC's directory.")]
+Workers = Annotated[
+    int | None, typer.Option(metavar="N", help="Threads that read and write; 2 unless given.", show_default=False)
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")]
 NoFsync = Annotated[bool, typer.Option("--no-fsync", help="Do not wait until DST is on the disk.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -103,6 +121,7 @@ def plan(
     like: Like = None,
     no_strict: NoStrict = False,
     dtype: Dtype = None,
+    shard_size: ShardSize = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -110,7 +129,14 @@ def plan(
     with sentences():
         flags = gather("plan", **asked)
         planned = plan_conversion(
-            source, target, rules=flags.rules, like=like, dtype=dtype, strict=not no_strict, overwrite=overwrite
+            source,
+            target,
+            rules=flags.rules,
+            like=like,
+            dtype=dtype,
+            strict=not no_strict,
+            shard_size=shard_size,
+            overwrite=overwrite,
         )
         show_outcome(planned, flags, as_json=as_json)
 
@@ -124,29 +150,96 @@ def convert(
     like: Like = None,
     no_strict: NoStrict = False,
     dtype: Dtype = None,
+    shard_size: ShardSize = None,
+    no_copy: NoCopy = False,
     overwrite: Overwrite = False,
     no_fsync: NoFsync = False,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Write SRC, changed as asked, to DST: whole, or not at all. Prints the rules that repeat the flags."""
     with sentences():
         flags = gather("convert", **asked)
-        report = convert_checkpoint(
-            source,
-            target,
-            rules=flags.rules,
-            like=like,
-            dtype=dtype,
-            strict=not no_strict,
-            overwrite=overwrite,
-            fsync=not no_fsync,
-        )
+        with progress(source.name, as_json=as_json) as told:
+            report = convert_checkpoint(
+                source,
+                target,
+                rules=flags.rules,
+                like=like,
+                dtype=dtype,
+                strict=not no_strict,
+                shard_size=shard_size,
+                copy_files=not no_copy,
+                overwrite=overwrite,
+                fsync=not no_fsync,
+                workers=workers,
+                progress=told,
+            )
         remaining = [str(source), str(target)]
-        for flag, value in (("--like", like), ("--dtype", dtype)):
+        values = {"--like": like, "--dtype": dtype, "--shard-size": shard_size, "--workers": workers}
+        for flag, value in values.items():
             remaining += [] if value is None else [flag, str(value)]
-        for flag, given in (("--no-strict", no_strict), ("--overwrite", overwrite), ("--no-fsync", no_fsync)):
-            remaining += [flag] if given else []
+        given = {
+            "--no-strict": no_strict,
+            "--no-copy": no_copy,
+            "--overwrite": overwrite,
+            "--no-fsync": no_fsync,
+        }
+        remaining += [flag for flag, on in given.items() if on]
         show_outcome(report, flags, flags.as_file(remaining), as_json=as_json)
+
+
+@app.command()
+@with_rule_flags
+def convert_all(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the checkpoints are.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where they go.", show_default=False)],
+    asked: dict[str, Any],
+    like: Like = None,
+    no_strict: NoStrict = False,
+    dtype: Dtype = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="SUFFIX", help=".safetensors, .pt or .dcp; as in DIR unless given.")
+    ] = None,
+    shard_size: ShardSize = None,
+    no_copy: NoCopy = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Convert again what is in OUT.")] = False,
+    no_fsync: NoFsync = False,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Convert every checkpoint under DIR. Goes on where one fails, and then exits with 1; what is in OUT stays.
+
+    Under torchrun the processes share the work.
+    """
+    with sentences():
+        flags = gather("convert_all", **asked)
+        with progress(folder.name, as_json=as_json) as told:
+            outcomes = batch.convert_all(
+                folder,
+                out,
+                rules=flags.rules,
+                like=like,
+                dtype=dtype,
+                strict=not no_strict,
+                to=to,
+                shard_size=shard_size,
+                copy_files=not no_copy,
+                overwrite=overwrite,
+                fsync=not no_fsync,
+                workers=workers,
+                progress=told,
+            )
+        failed = [outcome for outcome in outcomes if outcome.error]
+        if os.environ.get("RANK", "0") == "0":
+            if as_json:
+                print_json({"checkpoints": [outcome.as_dict() for outcome in outcomes], "failed": len(failed)})
+            else:
+                show_table(batch.HEADER, [outcome.row(folder) for outcome in outcomes])
+            for outcome in failed:
+                typer.echo(outcome.error, err=True)
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()
