@@ -19,18 +19,22 @@ from safetensors.torch import load_file, save_file
 from update import resnet50_shapes
 
 import convweights as cw
+from convweights.checkpoint.shards import shards_of
+from convweights.fitting.contents import TensorInfo
 
 SHARED = Path("/dev/shm")
+SHARD = 500_000_000
 
 
-def folder_for(size: int) -> Path:
+def folder_for(size: int, *, disk: bool) -> Path:
     """A directory of its own with room for some copies of a checkpoint."""
-    root = SHARED if SHARED.is_dir() and shutil.disk_usage(SHARED).free > 6 * size else Path(tempfile.gettempdir())
+    fits = SHARED.is_dir() and shutil.disk_usage(SHARED).free > 6 * size
+    root = SHARED if fits and not disk else Path(tempfile.gettempdir())
     return Path(tempfile.mkdtemp(prefix="convweights-", dir=root))
 
 
 class Conversion(Case):
-    """Every contender writes the same tensors into a file of its own."""
+    """Every contender writes the same tensors into a target of one name; with ``sharded`` into files of 500 MB."""
 
     def __init__(
         self,
@@ -39,53 +43,75 @@ class Conversion(Case):
         state: Mapping[str, torch.Tensor],
         change: Callable[[str, torch.Tensor], tuple[str, torch.Tensor]],
         rounds: int,
+        *,
+        sharded: bool,
+        disk: bool,
     ) -> None:
         blank = torch.empty(0)
         super().__init__(name, title, blank, blank, blank, rounds=rounds, threads=2)
         self.size = sum(tensor.nbytes for tensor in state.values())
-        self.folder = folder_for(self.size)
+        self.folder = folder_for(self.size, disk=disk)
         self.source, self.pickled = self.folder / "source.safetensors", self.folder / "source.pt"  # type: ignore[assignment]
         save_file(dict(state), self.source)
         torch.save(dict(state), self.pickled)
-        self.change = change
+        self.change, self.sharded = change, sharded
         self.wanted = dict(change(key, tensor) for key, tensor in state.items())
+        # The tensors of each file, as every contender has them.
+        self.shards = shards_of(
+            (TensorInfo(k, tuple(t.shape), t.dtype) for k, t in self.wanted.items()), SHARD, "source"
+        )
 
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def target(self) -> Path:
-        return self.folder / "target.safetensors"
+        return self.folder / ("target" if self.sharded else "target.safetensors")
 
     @property
     def moved(self) -> int:
         return self.size
 
+    def is_right(self) -> bool:
+        found: dict[str, torch.Tensor] = {}
+        for path in sorted(self.target.glob("*.safetensors")) if self.sharded else [self.target]:
+            found |= load_file(path)
+        return found.keys() == self.wanted.keys() and all(
+            torch.equal(found[key], wanted) for key, wanted in self.wanted.items()
+        )
+
     def check(self) -> None:
         for contender in self.contenders:
             contender.run()
-            found = load_file(self.target)
-            same = found.keys() == self.wanted.keys() and all(
-                torch.equal(found[key], wanted) for key, wanted in self.wanted.items()
-            )
-            if not same:
+            if not self.is_right():
                 raise AssertionError(f"{self.name}: {contender.name} must give the expected result before it is timed")
 
     def floor(self) -> Contender:
         copy = self.folder / "copy"
         return Contender("cp of the source", "floor", lambda: subprocess.run(["cp", self.source, copy], check=True))
 
+    def save(self, read: Callable[[str], torch.Tensor], names: Mapping[str, str]) -> None:
+        """Into one file or several, a file at a time; ``names`` are the source's by the target's."""
+        if not self.sharded:
+            save_file(dict(self.change(name, read(name)) for name in names.values()), self.target)
+            return
+        self.target.mkdir(exist_ok=True)
+        for file, infos in self.shards.items():
+            part = dict(self.change(names[info.name], read(names[info.name])) for info in infos)
+            save_file(part, self.target / file)
+
     def add_peers(self) -> None:
+        names = {self.change(key, torch.empty(64, 3, 7, 7))[0]: key for key in load_file(self.source)}
+
         def loaded() -> None:
-            save_file(dict(self.change(*item) for item in load_file(self.source).items()), self.target)
+            self.save(load_file(self.source).__getitem__, names)
 
         def one_by_one() -> None:
             with safe_open(self.source, framework="pt") as file:
-                save_file(dict(self.change(key, file.get_tensor(key)) for key in file.keys()), self.target)  # noqa: SIM118
+                self.save(file.get_tensor, names)
 
         def unpickled() -> None:
-            state = torch.load(self.pickled, mmap=True, weights_only=True)
-            save_file(dict(self.change(*item) for item in state.items()), self.target)
+            self.save(torch.load(self.pickled, mmap=True, weights_only=True).__getitem__, names)
 
         self.eager("load_file, save_file", loaded)
         self.eager("safe_open tensor by tensor, save_file", one_by_one)
@@ -116,16 +142,19 @@ def case(
     change: Callable[[str, torch.Tensor], tuple[str, torch.Tensor]] = stem_and_cast,
     asked: Mapping[str, Any] = STEM,
     what: str = "stem 3 -> 6, float32 -> bfloat16",
-    rounds: int = 7,
+    rounds: int = 9,
+    sharded: bool = False,
+    disk: bool = False,
 ) -> Case:
     g = torch.Generator().manual_seed(0)
     rest = [(9, 7)] * 3 if tiny else shapes
     state = {"stem.weight": torch.randn(64, 3, 7, 7, generator=g)}
     state.update({f"layers.{k}.weight": torch.randn(shape, generator=g) for k, shape in enumerate(rest)})
-    made = Conversion(name, f"{len(state)} tensors, {what}", state, change, rounds)
-    made.ours(
-        "convert(..., fsync=False)", lambda: cw.convert(made.source, made.target, **asked, overwrite=True, fsync=False)
-    )
+    made = Conversion(name, f"{len(state)} tensors, {what}", state, change, rounds, sharded=sharded, disk=disk)
+    more: dict[str, Any] = {**asked, "overwrite": True, **({"shard_size": SHARD} if sharded else {})}
+    made.ours("convert(..., fsync=False)", lambda: cw.convert(made.source, made.target, **more, fsync=False))
+    if disk:
+        made.variant("convert(...), on the disk when it ends", lambda: cw.convert(made.source, made.target, **more))
     made.add_peers()
     return made
 
@@ -135,9 +164,15 @@ HALF = tuple(tuple(max(1, size // 2) if size > 7 else size for size in shape) fo
 
 CASES = {
     "large": case,
+    "shards": lambda device, **options: case(
+        device, name="2 GB sharded", what="stem 3 -> 6, float32 -> bfloat16, files of 500 MB", sharded=True, **options
+    ),
     "small": lambda device, **options: case(device, name="22 MB", shapes=HALF, rounds=31, **options),
     "rename": lambda device, **options: case(
         device, name="2 GB renamed", change=renamed, asked=RENAME, what="other names only", **options
+    ),
+    "disk": lambda device, **options: case(
+        device, name="2 GB on a disk", what="stem 3 -> 6, float32 -> bfloat16, ext4", disk=True, rounds=5, **options
     ),
 }
 

@@ -199,9 +199,10 @@ def test_names_exist():
     assert set(re.findall("`make ([a-z]+)", PROSE)) <= set(targets)
     for path in re.findall(r"\]\((.*?)\)", PROSE) + re.findall(r"`([\w.]+/[\w./]*)`", PROSE):
         assert (ROOT / path).exists(), path
-    command = typer.main.get_command(cli.app).commands["convert"]
+    commands = typer.main.get_command(cli.app).commands
     assert set(re.findall("--[a-z][a-z-]+", TEXT.partition("\n## Command line")[2])) <= {
-        flag for option in command.params for flag in option.opts
+        *(flag for name in ("convert", "convert-all") for option in commands[name].params for flag in option.opts),
+        *("--no-python", "--nproc-per-node"),  # torchrun's
     }
 
 
