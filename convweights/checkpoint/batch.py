@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,8 +116,8 @@ def convert_all(
     settings |= options
     shard_bytes("convert_all", settings["shard_size"])
     with ranks() as group:
-        pairs = group.from_first(lambda: _pairs(folder, out, to))
-        todo = [pair for pair in pairs if overwrite or not pair[1].exists()]
+        # One decides for all: the first targets appear while another process may still be looking.
+        pairs, todo = group.from_first(lambda: _todo(_pairs(folder, out, to), overwrite))
         outcomes = {source: Outcome(source, target, skipped=True) for source, target in pairs}
         together = len(todo) < group.size
         for source, target in todo if together else todo[group.rank :: group.size]:
@@ -129,6 +130,13 @@ def convert_all(
             for done in group.exchange([outcomes[source] for source, _ in todo[group.rank :: group.size]]):
                 outcomes.update((outcome.source, outcome) for outcome in done)
     return list(outcomes.values())
+
+
+Pairs = list[tuple[Path, Path]]
+
+
+def _todo(pairs: Pairs, overwrite: bool) -> tuple[Pairs, Pairs]:
+    return pairs, [pair for pair in pairs if overwrite or not os.path.lexists(pair[1])]
 
 
 def _one(group: Ranks, source: Path, target: Path, settings: dict[str, Any]) -> Outcome:
@@ -151,7 +159,7 @@ def _one(group: Ranks, source: Path, target: Path, settings: dict[str, Any]) -> 
     )
 
 
-def _pairs(folder: str | Path, out: str | Path, to: str | None) -> list[tuple[Path, Path]]:
+def _pairs(folder: str | Path, out: str | Path, to: str | None) -> Pairs:
     """Every checkpoint with its target."""
     root, place = path_of("convert_all", "folder", folder), path_of("convert_all", "out", out)
     if not root.is_dir():
@@ -164,7 +172,7 @@ def _pairs(folder: str | Path, out: str | Path, to: str | None) -> list[tuple[Pa
     found = list(_checkpoints(root, place.resolve()))
     if not found:
         raise CheckpointError(sentence("convert_all", "folder", "hold checkpoints", f"none in {root}"), root)
-    pairs: list[tuple[Path, Path]] = []
+    pairs: Pairs = []
     taken: dict[Path, Path] = {}
     for source in found:
         target = place / source.relative_to(root)

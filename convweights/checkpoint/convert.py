@@ -142,7 +142,9 @@ def convert_by(
         left = [path for path in left if folder is None or not _is_part(folder / path, source_file)]
         total, template = planned.nbytes, inputs.template
         how = How(
-            with_provenance(source_file, inputs.rules, None if template is None else template.label, inputs.dtype),
+            with_provenance(
+                source_file, inputs.rules, None if template is None else Path(template.label).name, inputs.dtype
+            ),
             shard_bytes("convert", shard_size),
             fsync,
             workers,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -60,7 +61,8 @@ def ranks() -> Iterator[Ranks]:
 
     begun = not distributed.is_initialized()
     if begun:
-        distributed.init_process_group("gloo")
+        # Those that have nothing left to do wait for the slowest.
+        distributed.init_process_group("gloo", timeout=timedelta(days=7))
 
     def exchange(value: Any) -> list[Any]:
         values: list[Any] = [None] * distributed.get_world_size()

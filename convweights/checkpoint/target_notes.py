@@ -24,6 +24,11 @@ def target_notes(function: str, tensors: Sequence[TensorPlan], source: Checkpoin
         left = ", ".join(around.metadata)
         return (f"metadata of the source was left out, .pt files have none: {left}",) if left else ()
     if target_format(function, target) == DistributedFile.format:
+        for tensor in tensors:
+            if not tensor.target.plain:
+                must, got = "be a dense tensor that holds data", "a sparse, quantised or meta tensor"
+                message = sentence(function, f"{tensor.name!r} of the source", must, got, "write a .pt file instead")
+                raise CheckpointError(message, target, tensor.name)
         beside = ", ".join([*around.entries, *around.inside, *around.metadata])
         return (f"left out, the target holds tensors only: {beside}",) if beside else ()
     check_storable(function, target, (tensor.target for tensor in tensors))

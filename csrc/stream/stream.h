@@ -39,16 +39,15 @@ class Stream {
   // bytes are written and which job was taken up last; what it throws ends the work and is thrown on.
   std::optional<FileFault> run(int workers, const std::function<void(int64_t, size_t)>& tick) {
     std::vector<std::thread> threads;
-    running_ = workers;
-    for (int w = 0; w < workers; ++w) {
-      threads.emplace_back([this] {
-        work();
-        const std::lock_guard<std::mutex> lock(mutex_);
-        if (--running_ == 0) ended_.notify_all();
-      });
-    }
     std::exception_ptr error;
+    try {
+      while (static_cast<int>(threads.size()) < workers) threads.emplace_back([this] { begin(); });
+    } catch (...) {  // no more threads are to be had: those there are are told to stop
+      error = std::current_exception();
+    }
     std::unique_lock<std::mutex> lock(mutex_);
+    running_ += static_cast<int>(threads.size());
+    stopped_ = stopped_ || error;
     while (!ended_.wait_for(lock, std::chrono::milliseconds(50), [this] { return running_ == 0; })) {
       if (error) continue;
       const int64_t done = done_;
@@ -133,6 +132,13 @@ class Stream {
     return &item;
   }
 
+  // A thread's whole life.
+  void begin() {
+    work();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (--running_ == 0) ended_.notify_all();
+  }
+
   void work() {
     Hand hand;
     Lane* lane = nullptr;
@@ -195,7 +201,7 @@ class Stream {
   std::optional<FileFault> fault_;
   std::exception_ptr thrown_;
   size_t current_ = 0;
-  int running_ = 0;
+  int running_ = 0;  // below 0 while threads end that are not counted yet
   bool stopped_ = false;
 };
 
