@@ -33,10 +33,10 @@ def holds(path: Path, state: dict[str, torch.Tensor]) -> None:
 def test_a_directory_of_one_file(tmp_path):
     report = cw.convert(save(tmp_path / "a.safetensors", network()), tmp_path / "out")
     assert report.target_format == "safetensors (directory)"
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.safetensors"]
-    assert report.file_bytes == (tmp_path / "out/a.safetensors").stat().st_size
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.safetensors"]
+    assert report.file_bytes == (tmp_path / "out/model.safetensors").stat().st_size
     holds(tmp_path / "out", network())
-    with safe_open(tmp_path / "out/a.safetensors", "pt") as file:
+    with safe_open(tmp_path / "out/model.safetensors", "pt") as file:
         assert file.metadata()["format"] == "pt"
 
 
@@ -45,9 +45,7 @@ def test_shards(tmp_path, kind: str):
     """As many files as it takes, an index that transformers reads, the same tensors."""
     source = sharded(tmp_path / "net") if kind == "shards" else save(tmp_path / f"net.{kind}", network())
     cw.convert(source, tmp_path / "out", shard_size=700, **KEEP_ALL)
-    index = json.loads(
-        (tmp_path / "out" / f"{'net' if kind == 'safetensors' else 'model'}.safetensors.index.json").read_text()
-    )
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     state = network()
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in state.values())
     assert index["weight_map"].keys() == state.keys()
@@ -85,6 +83,12 @@ def test_sizes_that_are_refused(tmp_path, size, error, words):
     with pytest.raises(error, match=rf"^convert: shard_size must {words}"):
         cw.convert(source, tmp_path / "out", shard_size=size)
     assert snapshot(tmp_path) == before
+
+
+def test_files_are_called_as_in_the_source(tmp_path):
+    sharded(tmp_path / "net", stem="diffusion")
+    cw.convert(tmp_path / "net", tmp_path / "out", **KEEP_ALL)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["diffusion.safetensors"]
 
 
 def hugging_face(folder: Path) -> Path:

@@ -17,7 +17,7 @@ from convweights.checkpoint.provenance import with_provenance
 from convweights.checkpoint.ranks import ALONE, Ranks
 from convweights.checkpoint.replace import check_target, check_target_directory
 from convweights.checkpoint.sharded_file import ShardedFile
-from convweights.checkpoint.shards import shard_bytes
+from convweights.checkpoint.shards import shard_bytes, stem_of
 from convweights.checkpoint.target_notes import target_notes
 from convweights.checkpoint.write import How, write_target
 from convweights.fitting.carry_out import carry_out, overflows
@@ -146,6 +146,7 @@ def convert_by(
                 source_file, inputs.rules, None if template is None else Path(template.label).name, inputs.dtype
             ),
             shard_bytes("convert", shard_size),
+            stem_of(source_file.path, of_directory=Path(source).is_dir()),
             fsync,
             workers,
             None if progress is None else lambda done, name: progress(done, total, name),

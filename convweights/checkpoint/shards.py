@@ -59,7 +59,8 @@ def index_text(shards: Mapping[str, Sequence[TensorInfo]]) -> str:
     return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n"
 
 
-def stem_of(source: Path) -> str:
-    """What the files of a directory are called: as in the source where it is of such a directory, else model."""
-    name = source.name.removesuffix(INDEX).removesuffix(".safetensors")
-    return name if source.name.endswith((INDEX, ".safetensors")) else "model"
+def stem_of(source: Path, *, of_directory: bool) -> str:
+    """What the files of a directory are called: as in the source where it is of a directory too, else model."""
+    if source.name.endswith(INDEX):
+        return source.name.removesuffix(INDEX)
+    return source.stem if of_directory and source.suffix == ".safetensors" else "model"

@@ -19,7 +19,7 @@ from convweights.checkpoint.ranks import ALONE, Ranks
 from convweights.checkpoint.replace import finish_directory, replacing, temporary_beside
 from convweights.checkpoint.safetensors_file import laid_out
 from convweights.checkpoint.sharded_file import INDEX
-from convweights.checkpoint.shards import index_text, shards_of, stem_of
+from convweights.checkpoint.shards import index_text, shards_of
 from convweights.checkpoint.torch_file import write_torch
 from convweights.fitting.errors import CheckpointError, reason, sentence
 from convweights.fitting.report import Plan
@@ -31,6 +31,7 @@ class How:
 
     metadata: Mapping[str, str]
     shard_bytes: int
+    stem: str  # of the names of a directory's files
     fsync: bool
     workers: int | None = None
     tick: Tick | None = None
@@ -80,7 +81,7 @@ def _write_alone(target: Path, form: str, planned: Plan, source: Checkpoint, mak
 def _write_directory(target: Path, planned: Plan, source: Checkpoint, make: Make, how: How) -> list[str]:
     """Each process writes some of the files, the first one what is not of one file alone."""
     infos = [tensor.target for tensor in planned.tensors]
-    shards = shards_of(infos, how.shard_bytes, stem_of(source.path))
+    shards = shards_of(infos, how.shard_bytes, how.stem)
     by_name = {tensor.name: tensor for tensor in planned.tensors}
     mine = list(shards)[how.ranks.rank :: how.ranks.size]
     # What loads a directory asks of its files to say so.
@@ -100,7 +101,7 @@ def _write_directory(target: Path, planned: Plan, source: Checkpoint, make: Make
 
         def finish() -> None:
             if len(shards) > 1:
-                (folder / f"{stem_of(source.path)}{INDEX}").write_text(index_text(shards))
+                (folder / f"{how.stem}{INDEX}").write_text(index_text(shards))
             if how.folder is not None:
                 copy_others(how.folder, folder, list(how.others))
             finish_directory(folder, target, fsync=how.fsync)
