@@ -58,7 +58,7 @@ class Conversion(Case):
         self.wanted = dict(change(key, tensor) for key, tensor in state.items())
         # The tensors of each file, as every contender has them.
         self.shards = shards_of(
-            (TensorInfo(k, tuple(t.shape), t.dtype) for k, t in self.wanted.items()), SHARD, "source"
+            (TensorInfo(k, tuple(t.shape), t.dtype) for k, t in self.wanted.items()), SHARD, "model"
         )
 
     def close(self) -> None:
