@@ -48,7 +48,7 @@ class Conversion(Case):
         disk: bool,
     ) -> None:
         blank = torch.empty(0)
-        super().__init__(name, title, blank, blank, blank, rounds=rounds, threads=2)
+        super().__init__(name, title, blank, blank, blank, rounds=rounds, threads=2, warms=True)
         self.size = sum(tensor.nbytes for tensor in state.values())
         self.folder = folder_for(self.size, disk=disk)
         self.source, self.pickled = self.folder / "source.safetensors", self.folder / "source.pt"  # type: ignore[assignment]

@@ -46,6 +46,9 @@ class Case:
     contenders: list[Contender] = field(default_factory=list)
     threads: int | None = None
     rounds: int = 31
+    # Whether a contender runs once untimed before each sample: what it frees and takes again has its own state then,
+    # and not that in which another one left the machine's memory.
+    warms: bool = False
 
     def ours(self, name: str, run: Callable[[], Any]) -> None:
         self.contenders.append(Contender(name, "ours", run))
@@ -146,6 +149,8 @@ def measure(case: Case, *, rounds: int, least: float) -> list[dict[str, Any]]:
         # Another order each round, so that nobody always follows the same one, in its caches and threads.
         shuffled.shuffle(order)
         for who in order:
+            if case.warms:
+                contenders[who].run()
             times[who].append(sample(contenders[who], numbers[who]))
     rows = []
     for contender, taken in zip(contenders, times, strict=True):
