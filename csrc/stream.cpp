@@ -77,6 +77,9 @@ Job transfer_job(const Place& source, const Place& target, const Type& source_ty
   return job;
 }
 
+// A source that has become shorter. Of its own, so that it is not what the tick has raised.
+PyObject* shortened = nullptr;
+
 // The jobs in which finite values became infinite, or what ended the work: the file and errno, 0 for a source that has
 // become shorter. The tick is called with Python's lock, which is where an interrupt shows.
 pybind11::object stream(const std::vector<Job>& jobs, int workers, int64_t tile_bytes, const pybind11::object& tick) {
@@ -93,7 +96,7 @@ pybind11::object stream(const std::vector<Job>& jobs, int workers, int64_t tile_
   }
   if (fault) {
     if (fault->code == 0) {
-      PyErr_SetNone(PyExc_EOFError);
+      PyErr_SetNone(shortened);
     } else {
       errno = fault->code;
       PyErr_SetFromErrno(PyExc_OSError);
@@ -106,6 +109,7 @@ pybind11::object stream(const std::vector<Job>& jobs, int workers, int64_t tile_
 }  // namespace
 
 void bind_stream(pybind11::module_& m) {
+  shortened = pybind11::exception<FileFault>(m, "Shortened").release().ptr();
   pybind11::class_<Job>(m, "Job", "A tensor on its way from one file into another.")
       .def_static("copy", &copy_job)
       .def_static("transfer", &transfer_job)

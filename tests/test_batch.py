@@ -70,6 +70,23 @@ def test_it_goes_on_where_it_was_stopped(zoo, tmp_path):
     assert set(by_name(cw.convert_all(zoo, tmp_path / "out", overwrite=True)).values()) == {"converted"}
 
 
+def test_a_model_is_one_checkpoint_and_names_have_dots(tmp_path):
+    """The folder may be the checkpoint, an empty target is none, what overflows is said, links are not followed."""
+    zoo = tmp_path / "zoo"
+    zoo.mkdir()
+    hugging_face(zoo / "Net2.5-0.5B")
+    (zoo / "loop").symlink_to(zoo)
+    save(zoo / "a.safetensors", {"fc.weight": torch.full((2, 2), 1e30)})
+    (tmp_path / "out" / "Net2.5-0.5B").mkdir(parents=True)
+    outcomes = cw.convert_all(zoo, tmp_path / "out", dtype="float16", fsync=False)
+    assert by_name(outcomes) == {"Net2.5-0.5B": "converted", "a.safetensors": "converted"}
+    (small,) = [outcome for outcome in outcomes if outcome.source.name == "a.safetensors"]
+    assert small.notes == ("finite values became infinite in the cast of fc.weight",)
+    (one,) = cw.convert_all(zoo / "Net2.5-0.5B", tmp_path / "one", fsync=False)
+    assert one.words == "converted"
+    assert (tmp_path / "one" / "config.json").is_file()
+
+
 def test_all_of_one_format(zoo, tmp_path):
     import numpy as np
 

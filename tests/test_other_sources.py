@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import zipfile
@@ -180,6 +181,12 @@ def test_numpy_that_is_refused(tmp_path):
     check_refused(tmp_path, path, r"hold arrays of numbers that torch has, got object for 'a'")
     np.savez(path, **{"a/b": KERNEL, "a.b": KERNEL})
     check_refused(tmp_path, path, r"name each tensor once, got 'a/b\.npy' and 'a\.b\.npy' for 'a\.b'")
+    held = io.BytesIO()
+    np.save(held, KERNEL)
+    for shape in (b"(3, 3, 4, 9)", b"(3, -3, 4,8)"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.npy", held.getvalue().replace(b"(3, 3, 4, 8)", shape))
+        check_refused(tmp_path, path, r"be a whole npz file, got .*net\.npz \(a\.npy with ")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.npy", b"no array")
     check_refused(tmp_path, path, r"be a whole npz file, got .*net\.npz \(")

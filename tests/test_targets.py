@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -114,8 +115,16 @@ def test_what_lies_beside_the_weights(tmp_path):
     assert [path.name for path in (tmp_path / "bare").iterdir()] == ["model.safetensors"]
 
 
+def clean(folder: Path) -> Path:
+    """A model's directory with nothing in it that is not converted or copied."""
+    hugging_face(folder)
+    shutil.rmtree(folder / ".cache")
+    (folder / "pytorch_model.bin").unlink()
+    return folder
+
+
 def test_a_directory_onto_itself(tmp_path):
-    source = hugging_face(tmp_path / "net")
+    source = clean(tmp_path / "net")
     with pytest.raises(cw.CheckpointError, match=r"^convert: target must not exist yet"):
         cw.convert(source, source, shard_size=300)
     cw.convert(source, source, shard_size=300, overwrite=True)
@@ -129,12 +138,18 @@ def test_directories_that_are_refused(tmp_path):
     (tmp_path / "file").write_text("a file")
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
+    (tmp_path / "link").symlink_to(tmp_path / "home")
     before = snapshot(tmp_path)
     for target, words, more in (
         ("file", "be a directory, got the file .*file; choose", {}),
         ("file", "be a directory, got the file .*file; choose", {"overwrite": True}),
         ("home", "not exist yet", {}),
-        ("home", "hold a checkpoint where it is to be replaced, got the directory .*home with", {"overwrite": True}),
+        (
+            "home",
+            r"hold nothing that would be lost where it is replaced, got .*home with letter\.txt",
+            {"overwrite": True},
+        ),
+        ("link", "be a directory itself, got the link", {"overwrite": True}),
         ("none/out", "lie in a directory that exists", {}),
         ("x.onnx", "end in .safetensors, .pt, .pth or .dcp, or be a directory without a suffix", {}),
     ):
@@ -146,8 +161,53 @@ def test_directories_that_are_refused(tmp_path):
     assert snapshot(tmp_path) == before
 
 
+def test_nothing_is_lost_with_what_is_replaced(tmp_path):
+    """A directory goes only where all in it is converted, copied, or a checkpoint that is replaced."""
+    net = clean(tmp_path / "net")
+    cases = [(net / "model.safetensors.index.json", "config.json")]
+    for name in (".git", "optimizer.bin", "sub/more.safetensors"):
+        other = clean(tmp_path / f"with {name.replace('/', ' ')}")
+        (other / name).write_text("mine")
+        cases.append((other, name))
+    (tmp_path / "outer").mkdir()
+    inner = clean(tmp_path / "outer" / "net")
+    save(tmp_path / "outer" / "model.safetensors", network())
+    before = snapshot(tmp_path)
+    for source, name in cases:
+        folder = source if source.is_dir() else source.parent
+        with pytest.raises(cw.CheckpointError, match=rf"^convert: target must hold nothing .* with {re.escape(name)}"):
+            cw.convert(source, folder, overwrite=True)
+    with pytest.raises(cw.CheckpointError, match=r"^convert: target must hold nothing"):
+        cw.convert(inner, tmp_path / "outer", overwrite=True)
+    assert snapshot(tmp_path) == before
+
+
+def test_an_interrupt_while_names_change(tmp_path, monkeypatch):
+    source = clean(tmp_path / "net")
+    before, rename, done = snapshot(tmp_path), os.rename, []
+
+    def interrupted(*names):
+        rename(*names)
+        done.append(names)
+        if len(done) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("convweights.checkpoint.replace.os.rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cw.convert(source, source, overwrite=True)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_target_inside_its_source(tmp_path):
+    source = clean(tmp_path / "net")
+    for _ in range(2):
+        cw.convert(source, source / "out", overwrite=True, fsync=False)
+    assert not (source / "out" / "out").exists()
+    assert (source / "out" / "config.json").is_file()
+
+
 def test_a_directory_is_whole_or_not_there(tmp_path, monkeypatch):
-    source = hugging_face(tmp_path / "net")
+    source = clean(tmp_path / "net")
     before = snapshot(tmp_path)
 
     def fail(*arguments):

@@ -37,6 +37,7 @@ class Outcome:
     seconds: float = 0.0
     error: str = ""
     skipped: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
@@ -58,6 +59,7 @@ class Outcome:
             "changed": self.changed,
             "bytes": self.nbytes,
             "seconds": round(self.seconds, 3),
+            "notes": list(self.notes),
         }
 
 
@@ -136,7 +138,11 @@ Pairs = list[tuple[Path, Path]]
 
 
 def _todo(pairs: Pairs, overwrite: bool) -> tuple[Pairs, Pairs]:
-    return pairs, [pair for pair in pairs if overwrite or not os.path.lexists(pair[1])]
+    return pairs, [pair for pair in pairs if overwrite or not _is_there(pair[1])]
+
+
+def _is_there(target: Path) -> bool:
+    return any(target.iterdir()) if target.is_dir() else os.path.lexists(target)
 
 
 def _one(group: Ranks, source: Path, target: Path, settings: dict[str, Any]) -> Outcome:
@@ -156,6 +162,7 @@ def _one(group: Ranks, source: Path, target: Path, settings: dict[str, Any]) -> 
         len(report.changed),
         report.file_bytes or 0,
         time.perf_counter() - begun,
+        notes=report.notes,
     )
 
 
@@ -169,7 +176,7 @@ def _pairs(folder: str | Path, out: str | Path, to: str | None) -> Pairs:
     if to is not None and to not in SUFFIXES:
         rule = f"be one of {', '.join(SUFFIXES)}"
         raise ValueError(sentence("convert_all", "to", rule, repr(to)))
-    found = list(_checkpoints(root, place.resolve()))
+    found = [root] if _is_one(root) else _checkpoints(root, place.resolve())
     if not found:
         raise CheckpointError(sentence("convert_all", "folder", "hold checkpoints", f"none in {root}"), root)
     pairs: Pairs = []
@@ -195,7 +202,8 @@ def _checkpoints(folder: Path, out: Path) -> list[Path]:
     found = []
     for path in entries:
         if path.is_dir():
-            found += [path] if _is_one(path) else _checkpoints(path, out)
+            # A link may lead back to where it lies.
+            found += [path] if _is_one(path) else [] if path.is_symlink() else _checkpoints(path, out)
         elif path.suffix in _BECOMES and path.is_file():
             found.append(path)
     return found

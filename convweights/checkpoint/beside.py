@@ -12,14 +12,18 @@ WEIGHTS = (
 )
 
 
-def others_in(folder: Path) -> tuple[list[Path], list[Path]]:
+def others_in(folder: Path, *, but: Path) -> tuple[list[Path], list[Path]]:
     """Files to be copied along, and weights of other formats that stay behind; both relative. Hidden ones are passed
-    over."""
+    over, and a target inside the folder.
+    """
+    inside = folder.resolve() in but.resolve().parents
     copied: list[Path] = []
     left: list[Path] = []
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         if any(part.startswith(".") for part in relative.parts) or not path.is_file():
+            continue
+        if inside and but.resolve() in path.resolve().parents:
             continue
         (left if path.name.endswith(WEIGHTS) else copied).append(relative)
     return copied, left

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from convweights.checkpoint.beside import WEIGHTS, others_in
 from convweights.checkpoint.contents import Checkpoint
+from convweights.checkpoint.distributed_file import DistributedFile
 from convweights.checkpoint.formats import DIRECTORY, path_of, target_format
 from convweights.checkpoint.plan import Inputs, Source, draft_of, open_inputs
 from convweights.checkpoint.provenance import with_provenance
@@ -31,6 +32,12 @@ Progress = Callable[[int, int, str], None]
 
 # Each holds a few MB.
 MOST_WORKERS = 64
+
+# How the names of the files end that a target's directory is made of.
+WRITTEN = {
+    DIRECTORY: (".safetensors", ".safetensors.index.json"),
+    DistributedFile.format: (".distcp", ".metadata"),
+}
 
 
 def convert(
@@ -129,16 +136,21 @@ def convert_by(
         raise TypeError(sentence("convert", "workers", "be a number of threads", repr(workers)))
     if workers is not None and not 1 <= workers <= MOST_WORKERS:
         raise ValueError(sentence("convert", "workers", f"be 1 to {MOST_WORKERS}", workers))
+    if progress is not None and not callable(progress):
+        raise TypeError(sentence("convert", "progress", "be a function", repr(progress)))
     with contextlib.ExitStack() as stack:
         place = path_of("convert", "target", target)
+        path_of("convert", "source", source)
+        folder = Path(source) if copy_files and Path(source).is_dir() else None
+        copied, left = ([], []) if folder is None else others_in(folder, but=place)
 
         def prepare() -> tuple[str, Plan, Checkpoint, Inputs]:
-            form = _checked_target("convert", place, overwrite=overwrite, shard_size=shard_size)
+            form = _checked_target("convert", place, overwrite=overwrite, shard_size=shard_size, copied=copied)
             return form, *_planned("convert", stack, source, place, rules, like, dtype, strict)
 
         form, planned, source_file, inputs = ranks.agree(prepare)
-        folder = Path(source) if copy_files and form == DIRECTORY and Path(source).is_dir() else None
-        copied, left = ([], []) if folder is None else others_in(folder)
+        if form != DIRECTORY:
+            folder, copied, left = None, [], []
         left = [path for path in left if folder is None or not _is_part(folder / path, source_file)]
         total, template = planned.nbytes, inputs.template
         how = How(
@@ -188,7 +200,9 @@ def _size_of(target: Path) -> int:
     return sum(path.stat().st_size for path in target.iterdir() if path.name.endswith(WEIGHTS))
 
 
-def _checked_target(function: str, target: Path, *, overwrite: bool, shard_size: int | str | None = None) -> str:
+def _checked_target(
+    function: str, target: Path, *, overwrite: bool, shard_size: int | str | None, copied: Sequence[Path]
+) -> str:
     """The target's format, once it can be written."""
     form = target_format(function, target)
     shard_bytes(function, shard_size)
@@ -198,8 +212,10 @@ def _checked_target(function: str, target: Path, *, overwrite: bool, shard_size:
             "a name without a suffix is one",
         )
         raise ValueError(sentence(function, "shard_size", must, f"{shard_size} for {target}", remedy))
-    check = check_target if form in ("safetensors", "pt") else check_target_directory
-    check(function, target, overwrite=overwrite)
+    if form in ("safetensors", "pt"):
+        check_target(function, target, overwrite=overwrite)
+    else:
+        check_target_directory(function, target, overwrite=overwrite, written=WRITTEN[form], copied=copied)
     return form
 
 
@@ -217,7 +233,9 @@ def plan_conversion(
     """:func:`plan` with what only a target decides: whether it can be written, and what its format leaves out."""
     with contextlib.ExitStack() as stack:
         place = path_of("plan", "target", target)
-        _checked_target("plan", place, overwrite=overwrite, shard_size=shard_size)
+        path_of("plan", "source", source)
+        copied = others_in(Path(source), but=place)[0] if Path(source).is_dir() else []
+        _checked_target("plan", place, overwrite=overwrite, shard_size=shard_size, copied=copied)
         return _planned("plan", stack, source, place, rules, like, dtype, strict)[0]
 
 

@@ -84,7 +84,7 @@ def _stream(jobs: list[object], workers: int, tick: object, source: Checkpoint) 
     assert native.cpu is not None
     try:
         found: list[int] = native.cpu.stream(jobs, workers, TILE_BYTES, tick)
-    except EOFError:
+    except native.cpu.Shortened:
         raise source.shortened("convert") from None
     return found
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from convweights.checkpoint.beside import WEIGHTS
 from convweights.checkpoint.contents import Checkpoint
 from convweights.checkpoint.distributed_file import DistributedFile, is_distributed
 from convweights.checkpoint.numpy_file import NumpyFile, is_numpy
@@ -76,7 +78,8 @@ def _first_bytes(function: str, argument: str, path: Path) -> bytes:
 def target_format(function: str, target: Path) -> str:
     """``safetensors``, ``pt``, or a directory's: of a name without a suffix, and of ``.dcp``."""
     found = DIRECTORY if target.is_dir() and target.suffix != ".dcp" else SUFFIXES.get(target.suffix)
-    if found is None and target.suffix:
+    # What follows the dot of Qwen2.5-0.5B is a number, and no suffix.
+    if found is None and (re.fullmatch(r"\.[A-Za-z]+", target.suffix) or target.name.endswith(WEIGHTS)):
         rule = f"end in {', '.join(list(SUFFIXES)[:-1])} or {list(SUFFIXES)[-1]}, or be a directory without a suffix"
         raise CheckpointError(sentence(function, "target", rule, target), target)
     return found or DIRECTORY

@@ -11,6 +11,7 @@ from convweights import native
 from convweights.checkpoint.contents import Checkpoint
 from convweights.fitting.report import TensorPlan
 from convweights.maps import KINDS, RESCALES, Map, Offset
+from convweights.ops.check import MAX_DIMENSIONS
 from convweights.ops.initializers import Initializer
 from convweights.ops.transfer import encode
 from convweights.ops.transfer_fill import fill_words
@@ -28,6 +29,8 @@ def job_of(planned: TensorPlan, source: Checkpoint, descriptor: int, at: int) ->
         return None
     span = source.span(planned.source.name)
     if span is None:
+        return None
+    if len(planned.source.shape) > MAX_DIMENSIONS and span.strides is not None:
         return None
     assert native.cpu is not None
     before, after = planned.source, planned.target

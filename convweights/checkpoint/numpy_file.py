@@ -17,7 +17,10 @@ from convweights.fitting.errors import CheckpointError, reason, sentence
 
 
 class NumpyFile(Checkpoint):
-    """An ``.npz`` file, read one array at a time. Slashes in names become dots, ``:0`` at their end goes."""
+    """An ``.npz`` file. Slashes in names become dots, ``:0`` at their end goes.
+
+    Arrays that are not compressed are streamed from their places, without a look at the archive's checksums.
+    """
 
     format = "npz"
 
@@ -68,6 +71,10 @@ class NumpyFile(Checkpoint):
         except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
             raise self._damaged(error) from None
         info = self._archive.getinfo(member)
+        # Arrays of objects are refused elsewhere, by name.
+        whole = dtype.hasobject or head + math.prod(shape) * dtype.itemsize == info.file_size
+        if not whole or any(size < 0 for size in shape):
+            raise self._damaged(ValueError(f"{member} with {info.file_size} bytes for shape {shape}"))
         if info.compress_type != zipfile.ZIP_STORED or not dtype.isnative or info.flag_bits & 1:
             return shape, dtype, None
         # The archive's own header before each member ends in its name and in what is extra, of these lengths.

@@ -44,7 +44,9 @@ def write_parts(
     found = [] if span is None or span.strides is not None else list(_parts(planned))
     if not found or (planned.rewritten and len(found) == 1):
         tensor, infinite = make(planned)
-        whole = tensor.resolve_conj().resolve_neg().contiguous().view(-1)
+        whole = tensor.resolve_conj().resolve_neg().contiguous()
+        # Of one element, or none, any strides count as contiguous.
+        whole = whole.as_strided((whole.numel(),), (1,))
         write_at(descriptor, octets(whole.view(torch.uint8)), at)
         return infinite
     assert span is not None

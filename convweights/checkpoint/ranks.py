@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,10 @@ class Ranks:
             outcome: Any = (do(), None)
         except Exception as error:
             outcome = (None, error)
+        try:
+            pickle.dumps(outcome)
+        except Exception:  # what cannot travel would leave the others waiting
+            outcome = (None, RuntimeError(str(outcome[1] or outcome[0])))
         outcomes = self.exchange(outcome)
         for _, failure in outcomes:
             if failure is not None:

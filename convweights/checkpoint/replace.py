@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,17 +25,26 @@ def check_target(function: str, target: Path, *, overwrite: bool) -> None:
     _check_parent(function, target)
 
 
-def check_target_directory(function: str, target: Path, *, overwrite: bool) -> None:
-    """The same for a directory. One that is there is only ever replaced where it holds a checkpoint."""
+def check_target_directory(
+    function: str, target: Path, *, overwrite: bool, written: tuple[str, ...], copied: Sequence[Path]
+) -> None:
+    """The same for a directory. One that is there is only replaced where nothing in it is lost but what is replaced:
+    files whose names end as ``written``, and those that are ``copied``.
+    """
+    if target.is_symlink():
+        raise CheckpointError(sentence(function, "target", "be a directory itself", f"the link {target}"), target)
     if os.path.lexists(target) and not target.is_dir():
         remedy = "choose another name, or one that ends in .safetensors or .pt"
         raise CheckpointError(sentence(function, "target", "be a directory", f"the file {target}", remedy), target)
     if target.is_dir() and any(target.iterdir()):
         if not overwrite:
             raise _exists(function, target)
-        if not any(path.name.endswith((".safetensors", ".metadata")) for path in target.iterdir()):
-            rule, got = "hold a checkpoint where it is to be replaced", f"the directory {target} with other things"
-            raise CheckpointError(sentence(function, "target", rule, got, "choose another name"), target)
+        for path in sorted(target.rglob("*")):
+            relative = path.relative_to(target)
+            replaced = len(relative.parts) == 1 and path.name.endswith(written)
+            if not (replaced or relative in copied or (path.is_dir() and not path.is_symlink())):
+                rule, got = "hold nothing that would be lost where it is replaced", f"{target} with {relative}"
+                raise CheckpointError(sentence(function, "target", rule, got, "choose another name"), target)
     _check_parent(function, target.absolute())
 
 
@@ -96,13 +105,15 @@ def finish_directory(temporary: Path, target: Path, *, fsync: bool) -> None:
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
         _sync_directory(temporary)
+    target = target.absolute()
     if target.is_dir():
         old = temporary_beside(target)
-        os.rename(target, old)
         try:
+            os.rename(target, old)
             os.rename(temporary, target)
         except BaseException:
-            os.rename(old, target)
+            if old.exists() and not target.exists():
+                os.rename(old, target)
             raise
         shutil.rmtree(old, ignore_errors=True)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -79,6 +80,8 @@ def _is_stored(function: str, argument: str, path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
+            named = (member for member in members if member.filename.rpartition("/")[2] == "byteorder")
+            order = next((archive.read(member) for member in named), None)
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         rule, got = "be a whole file", f"{path}, a zip archive without its end"
         raise CheckpointError(sentence(function, argument, rule, got), path) from error
@@ -89,7 +92,8 @@ def _is_stored(function: str, argument: str, path: Path) -> bool:
     if "data.pkl" not in names:
         rule, got = "be a checkpoint of torch.save", f"{path}, a zip archive of other things"
         raise CheckpointError(sentence(function, argument, rule, got), path)
-    return all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    return stored and order in (None, sys.byteorder.encode())
 
 
 def _load(function: str, argument: str, path: Path, *, mmap: bool, device: str = "cpu") -> Any:

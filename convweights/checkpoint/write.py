@@ -85,7 +85,7 @@ def _write_directory(target: Path, planned: Plan, source: Checkpoint, make: Make
     by_name = {tensor.name: tensor for tensor in planned.tensors}
     mine = list(shards)[how.ranks.rank :: how.ranks.size]
     # What loads a directory asks of its files to say so.
-    metadata = {"format": "pt", **how.metadata}
+    metadata = {**how.metadata, "format": "pt"}
     with _new_directory(target, how) as folder:
 
         def write() -> list[str]:

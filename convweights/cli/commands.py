@@ -236,6 +236,9 @@ def convert_all(
                 print_json({"checkpoints": [outcome.as_dict() for outcome in outcomes], "failed": len(failed)})
             else:
                 show_table(batch.HEADER, [outcome.row(folder) for outcome in outcomes])
+                for outcome in outcomes:
+                    for note in outcome.notes:
+                        typer.echo(f"note: {outcome.source.relative_to(folder)}: {note}")
             for outcome in failed:
                 typer.echo(outcome.error, err=True)
     if failed:

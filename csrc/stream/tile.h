@@ -155,13 +155,18 @@ class Tiles {
     return elements * (of_source ? t_.src_item : t_.dst_item);
   }
 
-  // Halves the dimension that leaves the longest runs on both sides; whether there is one that makes tiles smaller.
-  bool halve() {
+  // Halves a dimension; whether there is one that makes tiles smaller. One along which less of the source is read then
+  // goes first, as each tile of another would read the same again.
+  bool halve() { return halve(true) || halve(false); }
+
+  // Halves the dimension that leaves the longest runs on both sides.
+  bool halve(bool reads_less) {
     const int64_t before = taken();
     int best = -1;
     int64_t longest = -1;
     for (int d = 0; d < t_.rank; ++d) {
-      if (cut_[d] == 1) continue;
+      const Map& map = t_.dims[d].map;
+      if (cut_[d] == 1 || (reads_less && source_reach(map, half(d)) >= source_reach(map, cut_[d]))) continue;
       const int64_t size = cut_[d];
       cut_[d] = half(d);
       const int64_t shorter = std::min(run(&Dim::dst_stride, false), run(&Dim::src_stride, true));
