@@ -116,6 +116,9 @@ def test_all_of_one_format(zoo, tmp_path):
         cw.convert_all(zoo, zoo / "notes.txt")
     with pytest.raises(TypeError, match=r"^convert_all: colour must be an argument of convert"):
         cw.convert_all(zoo, tmp_path / "other", colour="red")
+    for name, value, error in (("workers", 0, ValueError), ("strict", 5, TypeError), ("dtype", "int8", TypeError)):
+        with pytest.raises(error, match=rf"^convert_all: {name} must be "):
+            cw.convert_all(zoo, tmp_path / "other", **{name: value})
     assert snapshot(tmp_path) == before
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convweights.checkpoint.convert import Progress, convert_by
+from convweights.checkpoint.convert import Progress, check_settings, convert_by
 from convweights.checkpoint.distributed_file import is_distributed
 from convweights.checkpoint.formats import DIRECTORY, SUFFIXES, path_of, target_format
 from convweights.checkpoint.ranks import ALONE, Ranks, ranks
@@ -18,6 +18,7 @@ from convweights.checkpoint.shards import shard_bytes
 from convweights.fitting.errors import CheckpointError, sentence
 from convweights.fitting.report import size
 from convweights.fitting.rules import Rules, load_rules
+from convweights.fitting.settings import parse_dtype
 
 HEADER = ("checkpoint", "outcome", "tensors", "changed", "size", "seconds")
 
@@ -116,7 +117,10 @@ def convert_all(
     if unknown is not None:
         raise TypeError(sentence("convert_all", unknown, "be an argument of convert", unknown))
     settings |= options
+    flags = {name: settings[name] for name in ("strict", "copy_files", "fsync")}
+    check_settings("convert_all", {**flags, "overwrite": overwrite}, settings["workers"], progress)
     shard_bytes("convert_all", settings["shard_size"])
+    parse_dtype("convert_all", "dtype", settings["dtype"])
     with ranks() as group:
         # One decides for all: the first targets appear while another process may still be looking.
         pairs, todo = group.from_first(lambda: _todo(_pairs(folder, out, to), overwrite))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -129,15 +130,7 @@ def convert_by(
 ) -> Report:
     """:func:`convert` by several processes, which share the files of a directory. All have the report."""
     flags = {"strict": strict, "copy_files": copy_files, "overwrite": overwrite, "fsync": fsync}
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise TypeError(sentence("convert", name, "be True or False", repr(value)))
-    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int)):
-        raise TypeError(sentence("convert", "workers", "be a number of threads", repr(workers)))
-    if workers is not None and not 1 <= workers <= MOST_WORKERS:
-        raise ValueError(sentence("convert", "workers", f"be 1 to {MOST_WORKERS}", workers))
-    if progress is not None and not callable(progress):
-        raise TypeError(sentence("convert", "progress", "be a function", repr(progress)))
+    check_settings("convert", flags, workers, progress)
     with contextlib.ExitStack() as stack:
         place = path_of("convert", "target", target)
         path_of("convert", "source", source)
@@ -186,6 +179,19 @@ def convert_by(
             form,
             _size_of(place),
         )
+
+
+def check_settings(function: str, flags: Mapping[str, Any], workers: Any, progress: Any) -> None:
+    """Refuse what is wrong whatever the checkpoint holds."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(sentence(function, name, "be True or False", repr(value)))
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int)):
+        raise TypeError(sentence(function, "workers", "be a number of threads", repr(workers)))
+    if workers is not None and not 1 <= workers <= MOST_WORKERS:
+        raise ValueError(sentence(function, "workers", f"be 1 to {MOST_WORKERS}", workers))
+    if progress is not None and not callable(progress):
+        raise TypeError(sentence(function, "progress", "be a function", repr(progress)))
 
 
 def _is_part(path: Path, source: Checkpoint) -> bool:

@@ -17,7 +17,7 @@ from convweights.checkpoint import diff as differences
 from convweights.checkpoint.convert import convert as convert_checkpoint
 from convweights.checkpoint.convert import plan_conversion
 from convweights.checkpoint.formats import open_checkpoint
-from convweights.cli.flags import Dtype, Like, NoStrict, gather, with_rule_flags
+from convweights.cli.flags import Dtype, Flags, Like, NoStrict, gather, with_rule_flags
 from convweights.cli.output import print_json, sentences, show_outcome, show_table
 from convweights.cli.progress import progress
 from convweights.fitting.errors import CheckpointError, sentence
@@ -164,15 +164,7 @@ def convert(
             report = convert_checkpoint(
                 source,
                 target,
-                rules=flags.rules,
-                like=like,
-                dtype=dtype,
-                strict=not no_strict,
-                shard_size=shard_size,
-                copy_files=not no_copy,
-                overwrite=overwrite,
-                fsync=not no_fsync,
-                workers=workers,
+                **_settings(flags, like, dtype, no_strict, shard_size, no_copy, overwrite, no_fsync, workers),
                 progress=told,
             )
         remaining = [str(source), str(target)]
@@ -218,16 +210,8 @@ def convert_all(
             outcomes = batch.convert_all(
                 folder,
                 out,
-                rules=flags.rules,
-                like=like,
-                dtype=dtype,
-                strict=not no_strict,
                 to=to,
-                shard_size=shard_size,
-                copy_files=not no_copy,
-                overwrite=overwrite,
-                fsync=not no_fsync,
-                workers=workers,
+                **_settings(flags, like, dtype, no_strict, shard_size, no_copy, overwrite, no_fsync, workers),
                 progress=told,
             )
         failed = [outcome for outcome in outcomes if outcome.error]
@@ -293,6 +277,31 @@ def doctor(as_json: Json = False) -> None:
         print_json({label: str(value) for label, value in native.facts().items()})
         return
     show_table(("what", "here"), [(label, str(value)) for label, value in native.facts().items()])
+
+
+def _settings(
+    flags: Flags,
+    like: Path | None,
+    dtype: str | None,
+    no_strict: bool,
+    shard_size: str | None,
+    no_copy: bool,
+    overwrite: bool,
+    no_fsync: bool,
+    workers: int | None,
+) -> dict[str, Any]:
+    """What convert and convert_all are asked alike."""
+    return {
+        "rules": flags.rules,
+        "like": like,
+        "dtype": dtype,
+        "strict": not no_strict,
+        "shard_size": shard_size,
+        "copy_files": not no_copy,
+        "overwrite": overwrite,
+        "fsync": not no_fsync,
+        "workers": workers,
+    }
 
 
 def _labels(files: Sequence[Path]) -> Sequence[str]:
