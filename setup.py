@@ -37,7 +37,8 @@ def cpu_extension() -> Extension:
         "convweights._C",
         sorted(str(path) for path in Path("csrc").glob("*.cpp")),
         language="c++",
-        include_dirs=[*cpp_extension.include_paths(), pybind11.get_include()],
+        # torch brings headers of pybind11 too, and some of its versions refuse them beside the stable ABI.
+        include_dirs=[pybind11.get_include(), *cpp_extension.include_paths()],
         library_dirs=cpp_extension.library_paths(),
         libraries=["c10", "torch_cpu"],
         extra_compile_args={"cxx": [*CPP_FLAGS, STABLE_ABI]},
