@@ -48,7 +48,7 @@ def normal_(weight: torch.Tensor, mean: float = 0.0, std: float = 1.0, *, seed: 
     >>> cw.init.normal_(torch.empty(3), std=0.5, seed=0, stream="bias")
     tensor([-0.0797, -0.0418,  0.5963])
     """
-    return initialize_as("normal_", weight, Normal(mean, std, seed=seed, stream=stream))
+    return initialize_as("normal_", weight, Normal(mean=mean, std=std, seed=seed, stream=stream))
 
 
 def uniform_(weight: torch.Tensor, a: float = 0.0, b: float = 1.0, *, seed: int, stream: int | str) -> torch.Tensor:
@@ -58,7 +58,7 @@ def uniform_(weight: torch.Tensor, a: float = 0.0, b: float = 1.0, *, seed: int,
     >>> cw.init.uniform_(torch.empty(3), -1, 1, seed=0, stream=0)
     tensor([ 0.7981, -0.2390, -0.5286])
     """
-    return initialize_as("uniform_", weight, Uniform(a, b, seed=seed, stream=stream))
+    return initialize_as("uniform_", weight, Uniform(a=a, b=b, seed=seed, stream=stream))
 
 
 def kaiming_normal_(
@@ -81,7 +81,9 @@ def kaiming_normal_(
     >>> round(weight.std().item(), 2), round((2 / (3 * 7 * 7)) ** 0.5, 2)
     (0.12, 0.12)
     """
-    return initialize_as("kaiming_normal_", weight, KaimingNormal(a, mode, nonlinearity, seed=seed, stream=stream))
+    return initialize_as(
+        "kaiming_normal_", weight, KaimingNormal(a=a, mode=mode, nonlinearity=nonlinearity, seed=seed, stream=stream)
+    )
 
 
 def kaiming_uniform_(
@@ -101,7 +103,9 @@ def kaiming_uniform_(
     >>> cw.init.kaiming_uniform_(torch.empty(2, 3), a=5**0.5, seed=0, stream="fc.weight").abs().max() <= 3**-0.5
     tensor(True)
     """
-    return initialize_as("kaiming_uniform_", weight, KaimingUniform(a, mode, nonlinearity, seed=seed, stream=stream))
+    return initialize_as(
+        "kaiming_uniform_", weight, KaimingUniform(a=a, mode=mode, nonlinearity=nonlinearity, seed=seed, stream=stream)
+    )
 
 
 def xavier_normal_(weight: torch.Tensor, gain: float = 1.0, *, seed: int, stream: int | str) -> torch.Tensor:
@@ -113,7 +117,7 @@ def xavier_normal_(weight: torch.Tensor, gain: float = 1.0, *, seed: int, stream
     >>> cw.init.xavier_normal_(torch.empty(1, 3), seed=0, stream="fc.weight").shape
     torch.Size([1, 3])
     """
-    return initialize_as("xavier_normal_", weight, XavierNormal(gain, seed=seed, stream=stream))
+    return initialize_as("xavier_normal_", weight, XavierNormal(gain=gain, seed=seed, stream=stream))
 
 
 def xavier_uniform_(weight: torch.Tensor, gain: float = 1.0, *, seed: int, stream: int | str) -> torch.Tensor:
@@ -125,4 +129,4 @@ def xavier_uniform_(weight: torch.Tensor, gain: float = 1.0, *, seed: int, strea
     >>> cw.init.xavier_uniform_(torch.empty(1, 3), seed=0, stream="fc.weight").abs().max() <= 1.5**0.5
     tensor(True)
     """
-    return initialize_as("xavier_uniform_", weight, XavierUniform(gain, seed=seed, stream=stream))
+    return initialize_as("xavier_uniform_", weight, XavierUniform(gain=gain, seed=seed, stream=stream))
