@@ -14,7 +14,7 @@ namespace convweights {
 constexpr unsigned kThreads = 256;
 // Blocks enough to fill any card several times over; each takes elements in strides of the grid.
 constexpr unsigned kMostBlocks = 132 * 32;
-// Elements of one launch: their number and the grid's stride must add up within 32 bits.
+// Elements of one launch: their number and some strides of the grid must add up within 32 bits.
 constexpr int64_t kMostElements = int64_t{1} << 30;
 constexpr int64_t kStageBytes = 32768;
 
@@ -27,12 +27,24 @@ void launch(void (*kernel)(Parameters...), unsigned blocks, cudaStream_t stream,
 #endif
 
 template <class Kernel>
-__global__ void __launch_bounds__(kThreads) run_elements(Kernel kernel, uint32_t count) {
+__global__ void __launch_bounds__(kThreads) run_elements(const __grid_constant__ Kernel kernel, uint32_t count) {
+  constexpr unsigned kAtOnce = Kernel::kAtOnce;
   const uint32_t step = gridDim.x * blockDim.x;
-  for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) kernel(i);
+  uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+  if constexpr (kAtOnce > 1) {
+    for (; i + (kAtOnce - 1) * step < count; i += kAtOnce * step) {
+      typename Kernel::Taken taken[kAtOnce];
+      CW_UNROLL
+      for (unsigned k = 0; k < kAtOnce; ++k) taken[k] = kernel.take(i + k * step);
+      CW_UNROLL
+      for (unsigned k = 0; k < kAtOnce; ++k) kernel.put(taken[k]);
+    }
+  }
+  for (; i < count; i += step) kernel.put(kernel.take(i));
 }
 
-// kernel(i) for each i below `count`, in any order.
+// kernel.put(kernel.take(i)) for each i below `count`, in any order: what is read and computed, then written. A thread
+// takes several elements before it puts the first, so that their reads are under way together.
 template <class Kernel, class Stream>
 void for_each_element(const Kernel& kernel, int64_t count, Stream stream) {
   if (count == 0) return;

@@ -31,4 +31,36 @@ struct Cascade {
   }
 };
 
+// The same for at most 2^kLevels - 1 terms, with levels few enough for registers, which are known by constants: every
+// level is looked at.
+template <class T, int kLevels>
+struct FlatCascade {
+  T level[kLevels];
+  uint32_t count = 0;
+
+  CW_HD void push(T value) {
+    bool placed = false;
+    CW_UNROLL
+    for (int l = 0; l < kLevels; ++l) {
+      const bool taken = (count >> l & 1u) != 0;
+      if (!placed && taken) value = add(level[l], value);
+      if (!placed && !taken) level[l] = value;
+      placed = placed || !taken;
+    }
+    ++count;
+  }
+
+  CW_HD T total() const {
+    T sum = T(0);
+    bool begun = false;
+    CW_UNROLL
+    for (int l = 0; l < kLevels; ++l) {
+      if ((count >> l & 1u) == 0) continue;
+      sum = begun ? add(level[l], sum) : level[l];
+      begun = true;
+    }
+    return sum;
+  }
+};
+
 }  // namespace convweights

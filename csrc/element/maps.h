@@ -41,8 +41,8 @@ CW_HD double round_to_compute(double value, bool wide) {
   return wide ? value : static_cast<double>(static_cast<float>(value));
 }
 
-CW_HD Window resize_window(int64_t n, int64_t m, int64_t j, bool wide) {
-  const double ratio = static_cast<double>(n) / static_cast<double>(m);
+// `ratio`: n / m.
+CW_HD Window resize_window(int64_t n, double ratio, int64_t j, bool wide) {
   double x = (static_cast<double>(j) + 0.5) * ratio - 0.5;
   x = x < 0.0 ? 0.0 : x;
   Window window;
@@ -87,7 +87,7 @@ CW_HD Window window_of(const Map& map, int64_t j, bool wide) {
       window.first = selected(map, j);
       break;
     case MapKind::Resize:
-      window = resize_window(map.n, map.m, j, wide);
+      window = resize_window(map.n, static_cast<double>(map.n) / static_cast<double>(map.m), j, wide);
       break;
     case MapKind::Mean:
       window.first = 0;

@@ -1,12 +1,11 @@
 // transfer: target[j] = cast(factor * sum of the source positions that each dimension's map reads).
-// The problem, its reduction on the host, and the functor of one element, which is the meaning.
+// The problem and its reduction on the host.
 #pragma once
 
 #include <type_traits>
 #include <utility>
 
 #include "../dtypes.h"
-#include "../element/cascade.h"
 #include "../element/maps.h"
 
 namespace convweights {
@@ -143,144 +142,5 @@ inline void reduce(Transfer& t, bool absorb) {
     }
   }
 }
-
-// N elements that are read or written as one.
-template <class T, int N>
-struct alignas(sizeof(T) * N > 16 ? 16 : sizeof(T) * N) Pack {
-  T at[N];
-};
-
-// The indices of a launch's Select dimensions travel with its arguments: no device memory, no copy, no wait.
-struct IndexTable {
-  static constexpr int kSize = 256;
-  int64_t at[kSize];
-};
-
-// V neighbouring elements along the last loop dimension; V > 1 needs an identity there with strides of 1.
-// C is the dtype of the sum, or void for a copy of bits.
-template <class D, class S, class C, int V>
-struct TransferElement {
-  Transfer t;
-  IndexTable table;
-
-  CW_HD void operator()(uint32_t pack) const {
-    Window windows[kMaxDims];
-    int64_t src = 0;
-    int64_t dst = 0;
-    bool reached = true;
-    uint32_t rest = pack;
-    for (int d = t.loops() - 1; d >= 0; --d) {
-      const Dim& dim = t.dims[d];
-      const uint32_t size = static_cast<uint32_t>(d == t.loops() - 1 ? dim.size / V : dim.size);
-      const int64_t local = rest % size;
-      rest /= size;
-      const int64_t j = dim.begin + (d == t.loops() - 1 ? local * V : local);
-      if (dim.map.kind == MapKind::Select) {
-        windows[d] = Window{};
-        windows[d].first = table.at[dim.table + local];
-      } else {
-        windows[d] = window_of(dim.map, j, t.wide);
-      }
-      src += windows[d].first * dim.src_stride;
-      dst += j * dim.dst_stride;
-      reached = reached && windows[d].count > 0;
-    }
-    for (int d = t.loops(); d < t.rank; ++d) windows[d] = window_of(t.dims[d].map, 0, t.wide);
-    if (!reached) {
-      if (!t.keep) store(dst, filled());
-      return;
-    }
-    store(dst, value(windows, src));
-  }
-
-  using Target = Pack<D, V>;
-  using Source = Pack<S, V>;
-
-  CW_HD Source load(int64_t offset) const {
-    return *reinterpret_cast<const Source*>(t.src + offset * static_cast<int64_t>(sizeof(S)));
-  }
-
-  CW_HD Target filled() const {
-    Target out;
-    for (int v = 0; v < V; ++v) memcpy(&out.at[v], t.fill, sizeof(D));
-    return out;
-  }
-
-  CW_HD Target value(const Window (&windows)[kMaxDims], int64_t src) const {
-    if constexpr (std::is_void_v<C>) {
-      return bit_cast<Target>(load(src));
-    } else {
-      double product = t.scale;
-      bool alone = true;
-      for (int i = 0; i < t.rank; ++i) {
-        const int d = t.order[i];
-        product *= factor_of(t.dims[d].map, windows[d]);
-        alone = alone && windows[d].count == 1;
-      }
-      const C factor = static_cast<C>(product);
-      if constexpr (std::is_same_v<D, S>) {
-        if (alone && factor == C(1)) return bit_cast<Target>(load(src));
-      }
-      C total[V];
-      if (alone) {
-        const Source values = load(src);
-        for (int v = 0; v < V; ++v) total[v] = widen<C>(values.at[v]);
-      } else {
-        sum(windows, src, total);
-      }
-      Target out;
-      for (int v = 0; v < V; ++v) {
-        out.at[v] = Narrow<D>::from(factor == C(1) ? total[v] : multiply(factor, total[v]));
-      }
-      return out;
-    }
-  }
-
-  // Over all taps of all windows, the last dimension by position fastest.
-  template <class T>
-  CW_HD void sum(const Window (&windows)[kMaxDims], int64_t src, T (&total)[V]) const {
-    Cascade<T> sums[V];
-    int64_t tap[kMaxDims] = {};
-    for (;;) {
-      int64_t offset = src;
-      T coefficient = T(1);
-      for (int i = 0; i < t.rank; ++i) {
-        const int d = t.order[i];
-        offset += tap[d] * windows[d].step * t.dims[d].src_stride;
-        if (t.dims[d].map.kind == MapKind::Resize && windows[d].count == 2) {
-          coefficient = multiply(coefficient, static_cast<T>(windows[d].weight[tap[d]]));
-        }
-      }
-      const Source terms = load(offset);
-      for (int v = 0; v < V; ++v) {
-        const T term = widen<T>(terms.at[v]);
-        sums[v].push(coefficient == T(1) ? term : multiply(coefficient, term));
-      }
-      int i = t.rank - 1;
-      for (; i >= 0; --i) {
-        const int d = t.order[i];
-        if (++tap[d] < windows[d].count) break;
-        tap[d] = 0;
-      }
-      if (i < 0) break;
-    }
-    for (int v = 0; v < V; ++v) total[v] = sums[v].total();
-  }
-
-  CW_HD void store(int64_t dst, const Target& value) const {
-    int64_t copy[kMaxDims] = {};
-    for (;;) {
-      int64_t offset = dst;
-      for (int d = t.loops(); d < t.rank; ++d) offset += copy[d] * t.dims[d].dst_stride;
-      *reinterpret_cast<Target*>(t.dst + offset * static_cast<int64_t>(sizeof(D))) = value;
-      int d = t.rank - 1;
-      for (; d >= t.loops(); --d) {
-        if (++copy[d] < t.dims[d].size) break;
-        copy[d] = 0;
-      }
-      if (d < t.loops()) return;
-    }
-  }
-};
 
 }  // namespace convweights

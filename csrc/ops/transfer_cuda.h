@@ -5,7 +5,7 @@
 
 #include "../for_each.h"
 #include "compact.h"
-#include "transfer.h"
+#include "transfer_thread.h"
 
 namespace convweights {
 
@@ -49,7 +49,7 @@ void for_each_box(Transfer t, int64_t most_elements, int64_t pack, const Body& b
   }
 }
 
-// How many neighbouring elements one thread can take: all or 1. All need a dense run whose length, and every other
+// How many neighbouring elements one thread can take: `width` or 1. All need a dense run whose length, and every other
 // place in memory, is a multiple of them.
 inline int64_t pack_of(const Transfer& t, int64_t width) {
   const int64_t last = t.loops() - 1;
@@ -66,35 +66,189 @@ inline int64_t pack_of(const Transfer& t, int64_t width) {
   return misaligned(t.dst, t.dst_item) || misaligned(t.src, t.src_item) ? 1 : width;
 }
 
-template <class D, class S, class C, int V, class Stream>
-void launch_boxes(const Transfer& t, int64_t most_elements, Stream stream) {
-  for_each_box(t, most_elements, V, [&](const Transfer& box, const IndexTable& table) {
-    for_each_element(TransferElement<D, S, C, V>{box, table}, count_of(box) / V, stream);
+// A copy in the largest units that it can be made in.
+inline void widen_copy(Transfer& t) {
+  while (t.dst_item < 16 && pack_of(t, 2) == 2) {
+    memcpy(reinterpret_cast<char*>(t.fill) + t.dst_item, t.fill, static_cast<size_t>(t.dst_item));
+    t.dst_item = t.src_item = 2 * t.dst_item;
+    const int last = t.loops() - 1;
+    for (int d = 0; d < last; ++d) t.dims[d].dst_stride /= 2, t.dims[d].src_stride /= 2;
+    Dim& run = t.dims[last];
+    run.size /= 2;
+    run.map.n = run.map.m = run.size;
+  }
+}
+
+// Whether a dimension reads several positions for one of the target's.
+inline bool sums(const Map& map) { return averages(map.kind) || map.kind == MapKind::Resize; }
+inline bool sums(const Transfer& t) {
+  return std::any_of(t.dims, t.dims + t.rank, [](const Dim& dim) { return sums(dim.map); });
+}
+
+// Whether a dimension can be a ThreadDim: its numbers are small enough, and what it multiplies by has one value, or
+// two for the counts of its windows.
+inline bool fits_thread(const Map& map) {
+  constexpr int64_t kMost = int64_t{1} << 30;
+  if (map.kind == MapKind::Mean || map.n >= kMost || map.m >= kMost) return false;
+  switch (map.kind) {
+    case MapKind::Tile:
+      return map.rescale != Rescale::Exact || map.m <= map.n || map.m % map.n == 0;
+    case MapKind::Interleave:
+      return (map.rescale != Rescale::Exact || map.m <= map.n || map.m % map.n == 0) && map.m * map.n < kMost;
+    case MapKind::Blocks:
+      return (map.m + 1) * map.n + map.m < kMost;
+    case MapKind::Offset:
+      return std::abs(map.start) < kMost;
+    default:
+      return true;
+  }
+}
+
+// Likewise of the whole: places are counted in 32 bits.
+inline bool fits_thread(const Transfer& t) {
+  int64_t summing = 0, taps = 1, src = 0, dst = 0;
+  for (int d = 0; d < t.rank; ++d) {
+    const Dim& dim = t.dims[d];
+    if (!fits_thread(dim.map)) return false;
+    src += std::max<int64_t>(0, dim.map.n - 1) * dim.src_stride;
+    dst += (dim.map.m - 1) * dim.dst_stride;
+    if (!sums(dim.map)) continue;
+    ++summing;
+    taps *= dim.map.kind == MapKind::Resize ? 2 : std::min(kMostTaps + 1, ceil_div(dim.map.n, dim.map.m));
+  }
+  return summing <= kMostSums && taps <= kMostTaps && std::max(src, dst) < int64_t{1} << 32;
+}
+
+// What an element is multiplied by, where of the dimensions that sum those whose bit is set in `more` have windows of
+// one position more than the least.
+inline double factor_with(const Transfer& t, int more) {
+  double product = t.scale;
+  for (int i = 0, k = 0; i < t.rank; ++i) {
+    const Map& map = t.dims[t.order[i]].map;
+    Window window = window_of(map, 0, t.wide);
+    if (sums(map)) window.count = map.n / map.m + (more >> k++ & 1);
+    product *= factor_of(map, window);
+  }
+  return product;
+}
+
+// A box of the target as a thread takes it, `pack` neighbours of the last dimension as one; without dimension `left`.
+inline ThreadTransfer thread_transfer(const Transfer& t, int64_t pack = 1, int left = -1) {
+  ThreadTransfer made{};
+  made.src_type = t.src_type;
+  made.same_type = t.same_type;
+  made.wide = t.wide;
+  made.keep = t.keep;
+  std::copy(t.fill, t.fill + 2, made.fill);
+  int which[kMaxDims];  // of those that sum
+  for (int i = 0; i < t.rank; ++i) {
+    const Dim& dim = t.dims[t.order[i]];
+    const Map& map = dim.map;
+    which[t.order[i]] = -1;
+    if (!sums(map)) continue;
+    which[t.order[i]] = made.count;
+    made.sums[made.count++] = {Divisor(map.m),
+                               map.kind,
+                               static_cast<uint32_t>(map.n),
+                               static_cast<uint32_t>(map.kind == MapKind::Resize ? 1 : map.n / map.m),
+                               static_cast<uint32_t>(dim.src_stride),
+                               static_cast<double>(map.n) / static_cast<double>(map.m)};
+  }
+  for (int more = 0; more < 1 << made.count; ++more) made.factors[more] = factor_with(t, more);
+  int64_t src = 0, dst = 0;
+  for (int d = t.loops() - 1; d >= 0; --d) {
+    const Dim& dim = t.dims[d];
+    const Map& map = dim.map;
+    const int64_t unit = d == t.loops() - 1 ? pack : 1;
+    dst += dim.begin * dim.dst_stride;
+    if (map.kind == MapKind::Identity) src += dim.begin * dim.src_stride;
+    if (d == left) continue;
+    made.dims[made.rank++] = {Divisor(dim.size / unit),
+                              Divisor(map.kind == MapKind::Tile ? map.n : map.m),
+                              map.kind,
+                              which[d],
+                              static_cast<uint32_t>(dim.begin),
+                              static_cast<uint32_t>(map.n),
+                              static_cast<uint32_t>(map.start),
+                              static_cast<uint32_t>(dim.table),
+                              static_cast<uint32_t>(dim.dst_stride * unit),
+                              static_cast<uint32_t>(dim.src_stride * unit)};
+  }
+  made.src = t.src + src * t.src_item;
+  made.dst = t.dst + dst * t.dst_item;
+  return made;
+}
+
+// The dimension along which the source runs, where that is not the one along which the target does; else -1.
+inline int source_run(const Transfer& t) {
+  const int last = t.loops() - 1;
+  if (last < 0 || t.dims[last].src_stride == 1) return -1;
+  for (int d = 0; d < last; ++d) {
+    const Dim& dim = t.dims[d];
+    if (dim.src_stride == 1 && dim.map.kind == MapKind::Identity && dim.size >= 8) return d;
+  }
+  return -1;
+}
+
+template <class D, class C, class Stream>
+void launch_transposed(const Transfer& t, int along, int64_t most_elements, Stream stream) {
+  for_each_box(t, most_elements, 1, [&](const Transfer& box, const IndexTable& table) {
+    const Dim& run = box.dims[along];
+    TransposedBlocks<D, C> blocks{};
+    blocks.gather = {thread_transfer(box, 1, along), table};
+    blocks.count = static_cast<uint32_t>(count_of(box) / run.size);
+    blocks.size = static_cast<uint32_t>(run.size);
+    blocks.dst_stride = static_cast<uint32_t>(run.dst_stride);
+    blocks.src_stride = static_cast<uint32_t>(run.src_stride);
+    blocks.squares = Divisor(ceil_div(run.size, blocks.kSide));
+    for_each_block(blocks, ceil_div(blocks.count, blocks.kSide) * blocks.squares.value(), stream);
   });
 }
 
-template <class D, class S, class C, class Stream>
-void launch_packed(const Transfer& t, int64_t most_elements, Stream stream) {
-  constexpr int kWidth = static_cast<int>(16 / std::min(sizeof(D), sizeof(S)));
-  if (kWidth > 1 && pack_of(t, kWidth) == kWidth) {
-    launch_boxes<D, S, C, kWidth>(t, most_elements, stream);
-  } else {
-    launch_boxes<D, S, C, 1>(t, most_elements, stream);
+// Element by element. D is the target's dtype, C that of the sum, or void for a copy of bits.
+template <class D, class C, class Stream>
+void launch_elements(const Transfer& t, int64_t most_elements, Stream stream) {
+  const auto over_boxes = [&](const auto& element) {
+    for_each_box(t, most_elements, 1, [&](const Transfer& box, const IndexTable& table) {
+      for_each_element(element(box, table), count_of(box), stream);
+    });
+  };
+  if (!fits_thread(t)) {
+    over_boxes([](const Transfer& box, const IndexTable& table) { return GeneralElement<D, C>{box, table}; });
+    return;
   }
+  if constexpr (!std::is_void_v<C>) {
+    if (sums(t)) {
+      over_boxes(
+          [](const Transfer& box, const IndexTable& table) { return SumElement<D, C>{thread_transfer(box), table}; });
+      return;
+    }
+  }
+  over_boxes([](const Transfer& box, const IndexTable& table) {
+    return GatherElement<D, std::conditional_t<std::is_void_v<C>, D, void>, C, 1>{thread_transfer(box), table};
+  });
 }
 
 // A wave of a compaction: rows begin .. , cut into units of T.
 template <class T>
 struct MoveRows {
+  static constexpr int kAtOnce = 4;
+  struct Taken {
+    T value;
+    T* place;
+  };
+
   Compaction c;
   int64_t begin;
-  int64_t units;  // of a row
+  Divisor units;  // of a row
 
-  CW_HD void operator()(uint32_t i) const {
-    const int64_t row = begin + i / units;
-    const int64_t unit = i % units;
-    reinterpret_cast<T*>(c.target(row))[unit] = reinterpret_cast<const T*>(c.source(row))[unit];
+  CW_HD Taken take(uint32_t i) const {
+    const int64_t row = begin + units.quotient(i);
+    const uint32_t unit = units.remainder(i);
+    return {reinterpret_cast<const T*>(c.source(row))[unit], reinterpret_cast<T*>(c.target(row)) + unit};
   }
+
+  CW_HD void put(const Taken& taken) const { *taken.place = taken.value; }
 };
 
 // All rows front to back by one block, a stage at a time: for many small waves, for rows that overlap themselves, and
@@ -146,7 +300,7 @@ void launch_compaction(const Compaction& c, int64_t most_elements, Stream stream
   const int64_t rows = most_elements / units;
   for (int64_t row = c.first(); row < c.rows;) {
     const int64_t end = std::min(c.wave_end(row), row + rows);
-    for_each_element(MoveRows<T>{c, row, units}, (end - row) * units, stream);
+    for_each_element(MoveRows<T>{c, row, Divisor(units)}, (end - row) * units, stream);
     row = end;
   }
 }
@@ -160,23 +314,46 @@ void with_unit_of(const Compaction& c, const Body& body) {
   with_raw_type(unit, body);
 }
 
+// By the way that the problem allows. Neighbours that can be taken together are left as they are; else as many
+// dimensions as possible become one.
 template <class Stream>
-void transfer_cuda(Transfer t, Stream stream, int64_t most_elements = kMostElements) {
-  const bool copies = only_copies(t);
-  reduce(t, /*absorb=*/false);
+void transfer_cuda(const Transfer& whole, Stream stream, int64_t most_elements = kMostElements) {
+  const bool copies = only_copies(whole);
+  Transfer packed = whole;
+  reduce(packed, /*absorb=*/false);
+  Transfer t = whole;
+  reduce(t, /*absorb=*/true);
+  const int along = fits_thread(packed) ? source_run(packed) : -1;
   if (copies) {
-    with_raw_type(t.dst_item, [&](auto raw) {
+    widen_copy(packed);
+    const Transfer& copy = packed.dst_item > t.dst_item || along >= 0 ? packed : t;
+    with_raw_type(copy.dst_item, [&](auto raw) {
       using T = typename decltype(raw)::type;
-      launch_packed<T, T, void>(t, most_elements, stream);
+      if (along >= 0) {
+        launch_transposed<T, void>(copy, along, most_elements, stream);
+      } else {
+        launch_elements<T, void>(copy, most_elements, stream);
+      }
     });
     return;
   }
+  const bool gathers = fits_thread(packed) && !sums(packed);
   with_compute_type(t.dst_type, [&](auto d) {
     with_compute_type(t.src_type, [&](auto s) {
       using D = typename decltype(d)::type;
       using S = typename decltype(s)::type;
       using C = std::conditional_t<std::is_same_v<D, double> || std::is_same_v<S, double>, double, float>;
-      launch_packed<D, S, C>(t, most_elements, stream);
+      constexpr int kWidth = static_cast<int>(16 / std::min(sizeof(D), sizeof(S)));
+      if (gathers && pack_of(packed, kWidth) == kWidth) {
+        for_each_box(packed, most_elements, kWidth, [&](const Transfer& box, const IndexTable& table) {
+          for_each_element(GatherElement<D, S, C, kWidth>{thread_transfer(box, kWidth), table}, count_of(box) / kWidth,
+                           stream);
+        });
+      } else if (gathers && along >= 0) {
+        launch_transposed<D, C>(packed, along, most_elements, stream);
+      } else {
+        launch_elements<D, C>(t, most_elements, stream);
+      }
     });
   });
 }
