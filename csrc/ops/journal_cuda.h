@@ -53,8 +53,7 @@ struct JournalBlocks {
   JournalAction action;
   Distribution distribution;
   float scale;
-  uint64_t seed;
-  uint32_t step;
+  NoiseSource source;
   int32_t count;
   JournalPool pool;
   JournalEntry entries[kEntries];
@@ -99,14 +98,13 @@ struct JournalBlocks {
         if (static_cast<int>(4 * call) >= size) continue;
         T w[4];
         load(w, e, begin, call, size);
-        float z[4];
-        noise_of_call(z, (e.start + static_cast<uint64_t>(begin)) / 4 + call, distribution, seed,
-                      {kNoise, e.stream, step});
+        float d[4];
+        noise_of_call(d, (e.start + static_cast<uint64_t>(begin)) / 4 + call, distribution, now, source.keys,
+                      source.site(kNoise, e.stream));
         CW_UNROLL
         for (int i = 0; i < 4; ++i) {
-          const float d = multiply(now, z[i]);
-          own.old[k][i] = enters ? w[i] : restored(w[i], d, shared.codes[call] >> (2 * i) & 3u);
-          own.change[k][i] = flips ? -d : d;
+          own.old[k][i] = enters ? w[i] : restored(w[i], d[i], shared.codes[call] >> (2 * i) & 3u);
+          own.change[k][i] = flips ? -d[i] : d[i];
         }
         if (enters) continue;
         int64_t next = shared.ranks[call];
@@ -239,14 +237,13 @@ struct JournalBlocks {
 template <class T, class Stream>
 void launch_journal(const std::vector<const JournalPiece*>& pieces, const Recipe& recipe, JournalAction action,
                     const JournalPool& pool, Stream stream) {
-  constexpr int kEntries = (kMostBytes - 256) / static_cast<int>(sizeof(JournalEntry));
+  constexpr int kEntries = (kMostBytes - 512) / static_cast<int>(sizeof(JournalEntry));
   JournalBlocks<T, kEntries> blocks;
   static_assert(sizeof(blocks) + sizeof(int64_t) <= kMostBytes);
   blocks.action = action;
   blocks.distribution = recipe.distribution;
   blocks.scale = static_cast<float>(recipe.scales[0]);
-  blocks.seed = static_cast<uint64_t>(recipe.seeds[0]);
-  blocks.step = recipe.step;
+  blocks.source = {round_keys(static_cast<uint64_t>(recipe.seeds[0])), recipe.step};
   blocks.pool = pool;
   for (size_t begin = 0; begin < pieces.size(); begin += kEntries) {
     blocks.count = static_cast<int32_t>(std::min<size_t>(kEntries, pieces.size() - begin));

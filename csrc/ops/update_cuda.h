@@ -16,10 +16,11 @@ constexpr int kFewBytes = 4096;
 
 template <class Entry, int kSeeds>
 constexpr int entries_in(int bytes) {
-  return (bytes - 128 - 16 * kSeeds) / static_cast<int>(sizeof(Entry));
+  return (bytes - 256 - 16 * kSeeds) / static_cast<int>(sizeof(Entry));
 }
 
-template <class T, class C, class Entry, int kSeeds, int kEntries>
+// `kState`: the seed and the step are on the device.
+template <class T, class C, class Entry, int kSeeds, bool kState, int kEntries>
 struct UpdateChunks {
   static_assert(kEntries > 0);
 
@@ -33,13 +34,18 @@ struct UpdateChunks {
       const int middle = (below + end) / 2;
       (entries[middle].chunks_before <= chunk ? below : end) = middle;
     }
-    entries[below].template run<T>(chunk - entries[below].chunks_before, thread, threads, recipe);
+    const Entry& entry = entries[below];
+    if constexpr (kState) {
+      entry.template run<T>(chunk - entry.chunks_before, thread, threads, recipe, recipe.source_on_device());
+    } else {
+      entry.template run<T>(chunk - entry.chunks_before, thread, threads, recipe, recipe.source);
+    }
   }
 };
 
-template <class T, class C, class Entry, int kEntries, int kSeeds, class Stream>
+template <class T, class C, class Entry, bool kState, int kEntries, int kSeeds, class Stream>
 void launch_pieces(const std::vector<const Piece*>& pieces, const DeviceRecipe<C, kSeeds>& recipe, Stream stream) {
-  UpdateChunks<T, C, Entry, kSeeds, kEntries> chunks;
+  UpdateChunks<T, C, Entry, kSeeds, kState, kEntries> chunks;
   static_assert(sizeof(chunks) + sizeof(int64_t) <= kMostBytes);
   chunks.recipe = recipe;
   for (size_t begin = 0; begin < pieces.size(); begin += kEntries) {
@@ -58,14 +64,19 @@ void launch_pieces(const std::vector<const Piece*>& pieces, const DeviceRecipe<C
 
 template <class T, class C, class Entry, int kSeeds, class Stream>
 void launch_kind(const std::vector<const Piece*>& pieces, const DeviceRecipe<C, kSeeds>& recipe, Stream stream) {
+  constexpr int kMany = entries_in<Entry, kSeeds>(kMostBytes);
   if constexpr (kSeeds == 1) {
     constexpr int kFew = entries_in<Entry, kSeeds>(kFewBytes);
-    if (pieces.size() <= kFew) {
-      launch_pieces<T, C, Entry, kFew>(pieces, recipe, stream);
-      return;
+    if (recipe.state) {
+      launch_pieces<T, C, Entry, true, kMany>(pieces, recipe, stream);
+    } else if (pieces.size() <= kFew) {
+      launch_pieces<T, C, Entry, false, kFew>(pieces, recipe, stream);
+    } else {
+      launch_pieces<T, C, Entry, false, kMany>(pieces, recipe, stream);
     }
+  } else {
+    launch_pieces<T, C, Entry, false, kMany>(pieces, recipe, stream);
   }
-  launch_pieces<T, C, Entry, entries_in<Entry, kSeeds>(kMostBytes)>(pieces, recipe, stream);
 }
 
 template <int kSeeds, class Stream>
@@ -85,6 +96,7 @@ void launch_update(const std::vector<Piece>& pieces, const Recipe& recipe, const
   }
 }
 
+// Several seeds are never on the device.
 template <class Stream>
 void update_cuda(const std::vector<Piece>& pieces, const Recipe& recipe, const int64_t* state, Stream stream) {
   if (recipe.accumulate) {

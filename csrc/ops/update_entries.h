@@ -14,7 +14,7 @@ struct alignas(16) Pack16 {
 };
 
 // Chunks of calls: a thread takes every kThreads-th call, or pair of calls, of a chunk.
-constexpr int64_t kChunkCalls = 1024;
+constexpr int64_t kChunkCalls = 2048;
 
 // A tensor in one piece.
 struct FlatEntry {
@@ -28,26 +28,35 @@ struct FlatEntry {
 
   // 16 bytes at a time where memory and logical index are aligned alike, else element by element.
   template <class T, class C, int kSeeds>
-  CW_HD void run(int64_t chunk, unsigned thread, unsigned threads, const DeviceRecipe<C, kSeeds>& r) const {
+  CW_HD void run(int64_t chunk, unsigned thread, unsigned threads, const DeviceRecipe<C, kSeeds>& r,
+                 const NoiseSource& source) const {
     constexpr int kCalls = sizeof(T) == 2 ? 2 : 1;  // of a pack
     constexpr int kPack = 4 * kCalls;
-    T* const w = reinterpret_cast<T*>(weight);
-    const uint64_t first = start / 4 / kCalls + static_cast<uint64_t>(chunk) * (kChunkCalls / kCalls);
-    for (uint64_t p = first + thread; p < first + kChunkCalls / kCalls; p += threads) {
-      const int64_t at = static_cast<int64_t>(p * kPack - start);  // wraps where the pack begins before the tensor
-      if (at >= count) return;
-      if (at >= 0 && at + kPack <= count && reinterpret_cast<uintptr_t>(w + at) % 16 == 0) {
-        whole<T, kCalls>(w + at, p * kCalls, r);
+    const uint64_t q = start / 4 / kCalls * kCalls + static_cast<uint64_t>(chunk) * kChunkCalls;
+    const int64_t at = static_cast<int64_t>(q * 4 - start);  // wraps where the chunk begins before the tensor
+    T* const w = reinterpret_cast<T*>(weight) + at;
+    const bool aligned = reinterpret_cast<uintptr_t>(w) % 16 == 0;
+    if (aligned && at >= 0 && at + 4 * kChunkCalls <= count) {
+      for (unsigned p = thread; p < kChunkCalls / kCalls; p += threads) {
+        whole<T, kCalls>(w + p * kPack, q + p * kCalls, r, source);
+      }
+      return;
+    }
+    for (unsigned p = thread; p < kChunkCalls / kCalls; p += threads) {
+      const int64_t first = at + p * kPack;
+      if (first >= count) return;
+      if (aligned && first >= 0 && first + kPack <= count) {
+        whole<T, kCalls>(w + p * kPack, q + p * kCalls, r, source);
       } else {
         CW_UNROLL
-        for (int c = 0; c < kCalls; ++c) part(w, at + 4 * c, p * kCalls + c, r);
+        for (int c = 0; c < kCalls; ++c) part<T>(first + 4 * c, q + p * kCalls + c, r, source);
       }
     }
   }
 
  private:
   template <class T, int kCalls, class C, int kSeeds>
-  CW_HD void whole(T* place, uint64_t q, const DeviceRecipe<C, kSeeds>& r) const {
+  CW_HD void whole(T* place, uint64_t q, const DeviceRecipe<C, kSeeds>& r, const NoiseSource& source) const {
     constexpr int kPacks = 4 * kCalls * sizeof(T) / 16;
     Pack16<T> packs[kPacks];
     T w[kCalls][4] = {};
@@ -58,7 +67,7 @@ struct FlatEntry {
       for (int i = 0; i < 4 * kCalls; ++i) w[i / 4][i % 4] = packs[i * sizeof(T) / 16].at[i % (16 / sizeof(T))];
     }
     CW_UNROLL
-    for (int c = 0; c < kCalls; ++c) update_call(w[c], q + c, stream, r);
+    for (int c = 0; c < kCalls; ++c) update_call(w[c], q + c, stream, r, source);
     CW_UNROLL
     for (int i = 0; i < 4 * kCalls; ++i) packs[i * sizeof(T) / 16].at[i % (16 / sizeof(T))] = w[i / 4][i % 4];
     CW_UNROLL
@@ -66,14 +75,15 @@ struct FlatEntry {
   }
 
   template <class T, class C, int kSeeds>
-  CW_HD void part(T* w, int64_t at, uint64_t q, const DeviceRecipe<C, kSeeds>& r) const {
+  CW_HD void part(int64_t at, uint64_t q, const DeviceRecipe<C, kSeeds>& r, const NoiseSource& source) const {
     if (at + 4 <= 0 || at >= count) return;
+    T* const w = reinterpret_cast<T*>(weight);
     T values[4] = {};
     CW_UNROLL
     for (int i = 0; i < 4; ++i) {
       if (at + i >= 0 && at + i < count && r.terms.reads) values[i] = w[at + i];
     }
-    update_call(values, q, stream, r);
+    update_call(values, q, stream, r, source);
     CW_UNROLL
     for (int i = 0; i < 4; ++i) {
       if (at + i >= 0 && at + i < count) w[at + i] = values[i];
@@ -99,7 +109,8 @@ struct StridedEntry {
   int64_t calls() const { return rows * row_calls; }
 
   template <class T, class C, int kSeeds>
-  CW_HD void run(int64_t chunk, unsigned thread, unsigned threads, const DeviceRecipe<C, kSeeds>& r) const {
+  CW_HD void run(int64_t chunk, unsigned thread, unsigned threads, const DeviceRecipe<C, kSeeds>& r,
+                 const NoiseSource& source) const {
     const int64_t begin = chunk * kChunkCalls;
     const int64_t end = begin + kChunkCalls < rows * row_calls ? begin + kChunkCalls : rows * row_calls;
     for (int64_t call = begin + thread; call < end; call += threads) {
@@ -107,14 +118,15 @@ struct StridedEntry {
       const Spot spot = spot_of(dims, 0, first, number);
       const uint64_t index = start + static_cast<uint64_t>(spot.index);
       const uint64_t q = index / 4 + static_cast<uint64_t>(call - number * row_calls);
-      update_part<T>(spot, q, static_cast<int64_t>(q * 4 - index), r);
+      update_part<T>(spot, q, static_cast<int64_t>(q * 4 - index), r, source);
     }
   }
 
  private:
   // Call q, whose first element is number `at` of the row at `spot`.
   template <class T, class C, int kSeeds>
-  CW_HD void update_part(const Spot& spot, uint64_t q, int64_t at, const DeviceRecipe<C, kSeeds>& r) const {
+  CW_HD void update_part(const Spot& spot, uint64_t q, int64_t at, const DeviceRecipe<C, kSeeds>& r,
+                         const NoiseSource& source) const {
     if (at + 4 <= 0 || at >= row) return;
     T* const w = reinterpret_cast<T*>(weight) + spot.weight;
     T values[4] = {};
@@ -143,7 +155,7 @@ struct StridedEntry {
       if (r.terms.reads) values[i] = w[places[i]];
     }
     if (!any) return;
-    update_call(values, q, stream, r);
+    update_call(values, q, stream, r, source);
     CW_UNROLL
     for (int i = 0; i < 4; ++i) {
       if (wanted[i]) w[places[i]] = values[i];
