@@ -136,6 +136,65 @@ def test_packs(kernels: Path, dtype: torch.dtype):
     check(kernels, cases)
 
 
+@pytest.mark.parametrize("most_elements", [WHOLE, 2000])
+def test_where_source_and_target_run_along_different_dimensions(kernels: Path, most_elements: int):
+    """HWIO and others, over squares of 32 positions and what is left of them."""
+    rng = np.random.default_rng(0)
+    cases = []
+    pairs = [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.float64, torch.float16)]
+    pairs += [(torch.uint8, torch.uint8), (torch.complex128, torch.complex128)]
+    for weight, source in pairs:
+        for channels, maps in [(37, {}), (5, {1: cw.Tile()}), (30, {1: cw.Offset(-3)}), (40, {0: cw.Truncate()})]:
+            hwio = Placed.make((45 + 4 * (0 in maps), channels, 3, 2), source, rng, order=(2, 3, 1, 0))
+            for fill in (0, "keep"):
+                cases.append(
+                    Case(Placed.make((45, 37 if 0 not in maps else 40, 3, 2), weight, rng), hwio, maps, fill=fill)
+                )
+        last = Placed.make((3, 70, 5, 8), source, rng, order=(0, 2, 3, 1))
+        cases.append(Case(Placed.make((3, 70, 5, 8), weight, rng), last))
+        cases.append(
+            Case(Placed.make((3, 70, 5, 8), weight, rng, order=(0, 2, 3, 1)), Placed.make((3, 70, 5, 8), source, rng))
+        )
+    check(kernels, cases, most_elements)
+
+
+@pytest.mark.parametrize("weight", COMPUTE_DTYPES)
+def test_few_and_many_positions_that_are_summed(kernels: Path, weight: torch.dtype):
+    """Windows of even and uneven sizes in one, two and three dimensions, on both sides of what registers hold."""
+    rng = np.random.default_rng(0)
+    sizes = [
+        ((6, 14), (6, 7)),
+        ((7, 11), (3, 4)),
+        ((15, 2), (1, 2)),
+        ((16, 2), (1, 2)),
+        ((9, 7), (2, 3)),
+        ((31, 9), (4, 2)),
+    ]
+    cases = []
+    for source, target in sizes:
+        for first, second in [
+            (cw.Blocks(), cw.Strided()),
+            (cw.Strided("uniform"), cw.Blocks("exact")),
+            (cw.Resize(), cw.Blocks()),
+        ]:
+            layouts = [{}, {"order": (1, 2, 0)}]
+            cases += [
+                Case(
+                    Placed.make((*target, 3), weight, rng),
+                    Placed.make((*source, 3), dtype, rng, **layout),
+                    {0: first, 1: second},
+                )
+                for layout in layouts
+                for dtype in (torch.float32, weight)
+            ]
+    cubes = Placed.make((4, 5, 6), torch.float32, rng), Placed.make((3, 7, 5), torch.float32, rng)
+    cases.append(Case(*cubes, dict.fromkeys(range(3), cw.Resize())))
+    tiles = Placed.make((4, 5, 6), weight, rng), Placed.make((3, 2, 4), torch.float32, rng)
+    cases.append(Case(*tiles, {0: cw.Tile("exact"), 1: cw.Interleave("exact"), 2: cw.Tile("uniform")}, scale=1 / 3))
+    check(kernels, cases)
+    check(kernels, cases, 7)
+
+
 def test_select_with_more_indices_than_a_launch_holds(kernels: Path):
     rng = np.random.default_rng(0)
     weight, source = Placed.make((700, 530), torch.int16, rng), Placed.make((40, 70), torch.int16, rng)
