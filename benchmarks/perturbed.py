@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from harness import Case, Contender, InPlace, main
+from harness import Case, Contender, InPlace, main, on_cpu
 from update import resnet50_shapes
 
 import convweights as cw
@@ -54,7 +54,9 @@ def cycle(
     weights = [torch.empty(shape, device=device).normal_(std=STD).to(dtype) for shape in chosen]
     kind = str(dtype).removeprefix("torch.")
     model = f"{of}, {distribution}" if of.startswith("ResNet") else distribution
-    case = Cycle(f"{model} {kind}", f"perturb, flip, restore {of}, two threads", weights, distribution)
+    case = Cycle(
+        f"{model} {kind}", f"perturb, flip, restore {of}{on_cpu(device, 'two threads')}", weights, distribution
+    )
 
     def within(restore: Any) -> Callable[[], None]:
         def run() -> None:

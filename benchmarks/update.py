@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from harness import Case, Contender, InPlace, main
+from harness import Case, Contender, InPlace, main, on_cpu
 
 import convweights as cw
 from convweights.ops.update_reference import reference_update_
@@ -100,7 +100,7 @@ def single(
     kind = "float32" if dtype == torch.float32 else "bfloat16"
     count = "one thread" if threads == 1 else f"{threads} threads"
     elements = f"{len(w) / 2**20:.0f}M" if len(w) >= 2**20 else len(w)
-    where = "" if device == "cuda" else f", {count}"
+    where = on_cpu(device, count)
     case = Moved(
         f"{distribution} {kind}" + ("" if threads == 1 else f" x{threads}"),
         f"{elements} elements{where}",
@@ -155,7 +155,13 @@ def model(device: str, *, tiny: bool = False, compiled: bool = True) -> Case:
     assert len(shapes) == 161
     chosen = shapes[:9] if tiny else shapes
     weights = [torch.empty(shape, device=device).normal_(std=0.05) for shape in chosen]
-    case = Moved("ResNet-50", f"its {len(chosen)} tensors in one call, two threads", weights, "normal", threads=2)
+    case = Moved(
+        "ResNet-50",
+        f"its {len(chosen)} tensors in one call{on_cpu(device, 'two threads')}",
+        weights,
+        "normal",
+        threads=2,
+    )
 
     def loop() -> None:
         for w in weights:
@@ -174,7 +180,9 @@ def model(device: str, *, tiny: bool = False, compiled: bool = True) -> Case:
 def overhead(device: str, *, tiny: bool = False, compiled: bool = True) -> Case:
     """What a call over 161 tensors costs beside the work: they have one element each."""
     weights = [torch.empty(1, device=device).normal_(std=0.05) for _ in range(9 if tiny else 161)]
-    case = Moved("overhead", f"{len(weights)} tensors of one element, one thread", weights, "rademacher")
+    case = Moved(
+        "overhead", f"{len(weights)} tensors of one element{on_cpu(device, 'one thread')}", weights, "rademacher"
+    )
 
     def loop() -> None:
         for w in weights:
@@ -196,7 +204,7 @@ def accumulate(device: str, *, tiny: bool = False, compiled: bool = True, distri
     (w,) = weights
     case = Moved(
         f"eight seeds, {distribution}",
-        f"accumulated on {len(w) / 2**20:.0f}M elements" + ("" if device == "cuda" else ", one thread"),
+        f"accumulated on {len(w) / 2**20:.0f}M elements{on_cpu(device, 'one thread')}",
         weights,
         distribution,
         seeds=seeds,
@@ -244,4 +252,4 @@ CASES = {
 }
 
 if __name__ == "__main__":
-    main("update", CASES)
+    main("update", CASES, cpu_only=[name for name in CASES if name.endswith("two-threads")])
