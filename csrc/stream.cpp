@@ -77,11 +77,12 @@ Job transfer_job(const Place& source, const Place& target, const Type& source_ty
   return job;
 }
 
-// A source that has become shorter. Of its own, so that it is not what the tick has raised.
-PyObject* shortened = nullptr;
+// A source that could not be read: errno, or 0 where it has become shorter. Of its own, so that it is neither what the
+// tick has raised nor a target that could not be written.
+PyObject* unread = nullptr;
 
-// The jobs in which finite values became infinite, or what ended the work: the file and errno, 0 for a source that has
-// become shorter. The tick is called with Python's lock, which is where an interrupt shows.
+// The jobs in which finite values became infinite. The tick is called with Python's lock, which is where an interrupt
+// shows.
 pybind11::object stream(const std::vector<Job>& jobs, int workers, int64_t tile_bytes, const pybind11::object& tick) {
   CW_CHECK(workers > 0, "stream: workers must be at least 1, got ", workers);
   Stream stream(jobs, tile_bytes);
@@ -95,8 +96,8 @@ pybind11::object stream(const std::vector<Job>& jobs, int workers, int64_t tile_
     });
   }
   if (fault) {
-    if (fault->code == 0) {
-      PyErr_SetNone(shortened);
+    if (fault->reading) {
+      PyErr_SetObject(unread, pybind11::int_(fault->code).ptr());
     } else {
       errno = fault->code;
       PyErr_SetFromErrno(PyExc_OSError);
@@ -109,7 +110,7 @@ pybind11::object stream(const std::vector<Job>& jobs, int workers, int64_t tile_
 }  // namespace
 
 void bind_stream(pybind11::module_& m) {
-  shortened = pybind11::exception<FileFault>(m, "Shortened").release().ptr();
+  unread = pybind11::exception<FileFault>(m, "Unread").release().ptr();
   pybind11::class_<Job>(m, "Job", "A tensor on its way from one file into another.")
       .def_static("copy", &copy_job)
       .def_static("transfer", &transfer_job)

@@ -52,6 +52,12 @@ def test_all_are_converted_but_the_broken_one(zoo, tmp_path):
         assert load(tmp_path / "out" / name)["conv1.weight"].shape == (8, 6, 3, 3)
 
 
+def test_a_template_that_is_not_there_is_said_once(zoo, tmp_path):
+    with pytest.raises(cw.CheckpointError, match=r"^convert_all: like must "):
+        cw.convert_all(zoo, tmp_path / "out", like=tmp_path / "none.pt")
+    assert not (tmp_path / "out").exists()
+
+
 def test_it_goes_on_where_it_was_stopped(zoo, tmp_path):
     cw.convert_all(zoo, tmp_path / "out", fsync=False)
     before = snapshot(tmp_path / "out")

@@ -22,6 +22,8 @@ from test_plan import RULES, other_sizes
 
 from convweights import native
 from convweights.checkpoint import CheckpointError, convert, engine, parts, write
+from convweights.checkpoint.contents import Span
+from convweights.checkpoint.safetensors_file import SafetensorsFile
 
 WHOLE = 1 << 60
 STREAMED = native.cpu is not None
@@ -129,6 +131,20 @@ def test_a_source_that_becomes_shorter(tmp_path, parts_in, monkeypatch):
     monkeypatch.setattr(write, "write_files", cut)
     with pytest.raises(CheckpointError, match=r"^convert: source must stay as it is while it is read, got "):
         convert(source, tmp_path / "b.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_a_source_that_cannot_be_read(tmp_path, parts_in, monkeypatch):
+    """A descriptor that reads nothing stands for a disk that fails."""
+    source = save(tmp_path / "a.safetensors", network())
+    folder = os.open(tmp_path, os.O_RDONLY)
+    parts_in(64)
+    monkeypatch.setattr(SafetensorsFile, "span", lambda *_: Span(folder, 0))
+    with pytest.raises(
+        CheckpointError, match=r"^convert: source must be readable, got .*a\.safetensors \(Is a directory"
+    ):
+        convert(source, tmp_path / "b.safetensors")
+    os.close(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 

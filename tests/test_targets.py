@@ -308,4 +308,18 @@ def test_progress_is_told(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         cw.convert(source, tmp_path / "c.safetensors", rules=rules, progress=stop)
+
+    def lose(*said):
+        raise BrokenPipeError("nobody listens")
+
+    with pytest.raises(BrokenPipeError, match=r"^nobody listens$"):
+        cw.convert(source, tmp_path / "c.safetensors", rules=rules, progress=lose)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
+
+
+def test_the_longest_names(tmp_path):
+    """A name may have 255 bytes, which are fewer letters."""
+    source = save(tmp_path / "a.safetensors", network())
+    for name in ("x" * 243 + ".safetensors", "ü" * 121 + ".safetensors", "ü" * 127):
+        cw.convert(source, tmp_path / name, fsync=False)
+    assert len(list(tmp_path.iterdir())) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 from convweights.checkpoint.convert import Progress, check_settings, convert_by
 from convweights.checkpoint.distributed_file import is_distributed
 from convweights.checkpoint.formats import DIRECTORY, SUFFIXES, path_of, target_format
+from convweights.checkpoint.plan import open_source
 from convweights.checkpoint.ranks import ALONE, Ranks, ranks
 from convweights.checkpoint.sharded_file import INDEX
 from convweights.checkpoint.shards import shard_bytes
@@ -121,6 +123,9 @@ def convert_all(
     check_settings("convert_all", {**flags, "overwrite": overwrite}, settings["workers"], progress)
     shard_bytes("convert_all", settings["shard_size"])
     parse_dtype("convert_all", "dtype", settings["dtype"])
+    if settings["like"] is not None:
+        with contextlib.ExitStack() as stack:
+            open_source("convert_all", stack, "like", settings["like"])
     with ranks() as group:
         # One decides for all: the first targets appear while another process may still be looking.
         pairs, todo = group.from_first(lambda: _todo(_pairs(folder, out, to), overwrite))

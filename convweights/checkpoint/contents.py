@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,9 +69,12 @@ class Checkpoint(Contents):
         """Where the tensor's elements lie in a file as they are; None where they do not."""
         return None
 
-    def shortened(self, function: str) -> CheckpointError:
-        """The refusal of a file that has ended before its time."""
-        rule, got = "stay as it is while it is read", f"{self.path}, which has become shorter"
+    def unread(self, function: str, code: int | None = 0) -> CheckpointError:
+        """The refusal of a file that could not be read: ``errno``, or 0 where it has ended before its time."""
+        if code:
+            rule, got = "be readable", f"{self.path} ({os.strerror(code)})"
+        else:
+            rule, got = "stay as it is while it is read", f"{self.path}, which has become shorter"
         return CheckpointError(sentence(function, "source", rule, got), self.path)
 
     @abstractmethod

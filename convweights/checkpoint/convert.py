@@ -13,6 +13,7 @@ import torch
 from convweights.checkpoint.beside import WEIGHTS, others_in
 from convweights.checkpoint.contents import Checkpoint
 from convweights.checkpoint.distributed_file import DistributedFile
+from convweights.checkpoint.engine import Tick
 from convweights.checkpoint.formats import DIRECTORY, path_of, target_format
 from convweights.checkpoint.plan import Inputs, Source, draft_of, open_inputs
 from convweights.checkpoint.provenance import with_provenance
@@ -154,14 +155,17 @@ def convert_by(
             stem_of(source_file.path, of_directory=Path(source).is_dir()),
             fsync,
             workers,
-            None if progress is None else lambda done, name: progress(done, total, name),
+            None if progress is None else _told(progress, total),
             folder,
             tuple(copied),
             ranks,
         )
-        overflown = write_target(
-            place, form, planned, source_file, lambda tensor: _make(tensor, source_file, template), how
-        )
+        try:
+            overflown = write_target(
+                place, form, planned, source_file, lambda tensor: _make(tensor, source_file, template), how
+            )
+        except _ProgressError as wrapped:
+            raise wrapped.error from None
         notes = planned.notes
         if overflown:
             notes += (f"finite values became infinite in the cast of {', '.join(overflown)}",)
@@ -192,6 +196,24 @@ def check_settings(function: str, flags: Mapping[str, Any], workers: Any, progre
         raise ValueError(sentence(function, "workers", f"be 1 to {MOST_WORKERS}", workers))
     if progress is not None and not callable(progress):
         raise TypeError(sentence(function, "progress", "be a function", repr(progress)))
+
+
+class _ProgressError(Exception):
+    """An OSError of the caller's own function, which is not one of the target's."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def _told(progress: Progress, total: int) -> Tick:
+    def tick(done: int, name: str) -> None:
+        try:
+            progress(done, total, name)
+        except OSError as error:
+            raise _ProgressError(error) from error
+
+    return tick
 
 
 def _is_part(path: Path, source: Checkpoint) -> bool:

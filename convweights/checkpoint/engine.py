@@ -84,8 +84,8 @@ def _stream(jobs: list[object], workers: int, tick: object, source: Checkpoint) 
     assert native.cpu is not None
     try:
         found: list[int] = native.cpu.stream(jobs, workers, TILE_BYTES, tick)
-    except native.cpu.Shortened:
-        raise source.shortened("convert") from None
+    except native.cpu.Unread as fault:
+        raise source.unread("convert", fault.args[0]) from None
     return found
 
 

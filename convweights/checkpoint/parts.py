@@ -54,8 +54,12 @@ def write_parts(
     infinite = False
     for part in found:
         read = torch.empty(part.source_bytes, dtype=torch.uint8)
-        if not read_at(span.file, octets(read), span.at + part.source_at):
-            raise source.shortened("convert")
+        try:
+            found = read_at(span.file, octets(read), span.at + part.source_at)
+        except OSError as error:
+            raise source.unread("convert", error.errno) from error
+        if not found:
+            raise source.unread("convert")
         written = read
         if planned.rewritten:
             written = torch.empty(part.target_bytes, dtype=torch.uint8)

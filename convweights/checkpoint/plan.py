@@ -83,11 +83,12 @@ def open_inputs(
 ) -> Inputs:
     """What is given, opened; ``stack`` closes it."""
     parsed, floating = load_rules(function, rules), parse_dtype(function, "dtype", dtype)
-    opened = _open(function, stack, "source", source)
-    return Inputs(opened, parsed, None if like is None else _open(function, stack, "like", like), floating)
+    opened = open_source(function, stack, "source", source)
+    return Inputs(opened, parsed, None if like is None else open_source(function, stack, "like", like), floating)
 
 
-def _open(function: str, stack: contextlib.ExitStack, argument: str, value: Source) -> Contents:
+def open_source(function: str, stack: contextlib.ExitStack, argument: str, value: Source) -> Contents:
+    """One of the arguments, opened; ``stack`` closes it."""
     if isinstance(value, (torch.nn.Module, Mapping)):
         return contents_of(function, argument, value)
     if not isinstance(value, (str, PathLike)):

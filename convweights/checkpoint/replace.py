@@ -92,7 +92,9 @@ def replacing(function: str, target: Path, *, fsync: bool) -> Iterator[BinaryIO]
 
 
 def temporary_beside(target: Path) -> Path:
-    return target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+    # Names are at most 255 bytes long.
+    name = os.fsencode(target.name)[:200].decode(errors="ignore")
+    return target.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
 
 
 def finish_directory(temporary: Path, target: Path, *, fsync: bool) -> None:

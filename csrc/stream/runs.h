@@ -25,6 +25,7 @@ struct FileRun {
 struct FileFault {
   int file = -1;
   int code = 0;  // errno; 0 where a file ended before its time
+  bool reading = false;
 };
 
 // Calls `move` (pread or pwrite) until all of the run is moved.
@@ -34,7 +35,8 @@ bool move_all(const FileRun& run, const Move& move, FileFault& fault) {
     const ssize_t count = move(run.file, run.memory + done, static_cast<size_t>(run.bytes - done), run.at + done);
     if (count < 0 && errno == EINTR) continue;
     if (count <= 0) {
-      fault = {run.file, count < 0 ? errno : 0};
+      fault.file = run.file;
+      fault.code = count < 0 ? errno : 0;
       return false;
     }
     done += count;
@@ -54,11 +56,13 @@ bool move_runs(const std::vector<FileRun>& runs, const Move& move, FileFault& fa
 }
 
 inline bool read_runs(const std::vector<FileRun>& runs, FileFault& fault) {
+  fault.reading = true;
   return move_runs(
       runs, [](int file, void* memory, size_t bytes, int64_t at) { return pread(file, memory, bytes, at); }, fault);
 }
 
 inline bool write_runs(const std::vector<FileRun>& runs, FileFault& fault) {
+  fault.reading = false;
   return move_runs(
       runs, [](int file, const void* memory, size_t bytes, int64_t at) { return pwrite(file, memory, bytes, at); },
       fault);
