@@ -55,10 +55,10 @@ def write_parts(
     for part in found:
         read = torch.empty(part.source_bytes, dtype=torch.uint8)
         try:
-            found = read_at(span.file, octets(read), span.at + part.source_at)
+            complete = read_at(span.file, octets(read), span.at + part.source_at)
         except OSError as error:
             raise source.unread("convert", error.errno) from error
-        if not found:
+        if not complete:
             raise source.unread("convert")
         written = read
         if planned.rewritten:
