@@ -52,6 +52,17 @@ def test_all_are_converted_but_the_broken_one(zoo, tmp_path):
         assert load(tmp_path / "out" / name)["conv1.weight"].shape == (8, 6, 3, 3)
 
 
+def test_beside_the_sources_and_again(zoo, tmp_path):
+    """What the first call has made is no source of the second one."""
+    (zoo / "broken.safetensors").unlink()
+    first = by_name(cw.convert_all(zoo, zoo, to=".pt", fsync=False))
+    assert first == {"a.safetensors": "converted", "b.pt": "there already", "net": "converted"}
+    before = snapshot(zoo)
+    again = by_name(cw.convert_all(zoo, zoo, to=".pt", fsync=False))
+    assert again == {"a.safetensors": "there already", "b.pt": "there already", "net": "there already"}
+    assert snapshot(zoo) == before
+
+
 def test_a_template_that_is_not_there_is_said_once(zoo, tmp_path):
     with pytest.raises(cw.CheckpointError, match=r"^convert_all: like must "):
         cw.convert_all(zoo, tmp_path / "out", like=tmp_path / "none.pt")

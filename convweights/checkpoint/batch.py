@@ -188,8 +188,7 @@ def _pairs(folder: str | Path, out: str | Path, to: str | None) -> Pairs:
     found = [root] if _is_one(root) else _checkpoints(root, place.resolve())
     if not found:
         raise CheckpointError(sentence("convert_all", "folder", "hold checkpoints", f"none in {root}"), root)
-    pairs: Pairs = []
-    taken: dict[Path, Path] = {}
+    led: dict[Path, list[Path]] = {}
     for source in found:
         target = place / source.relative_to(root)
         if source.is_dir():
@@ -197,12 +196,17 @@ def _pairs(folder: str | Path, out: str | Path, to: str | None) -> Pairs:
                 target = target.with_name(target.name.removesuffix(".dcp") + (to or ".dcp"))
         else:
             target = target.with_suffix(to or _BECOMES[source.suffix])
-        if target in taken:
-            rule, got = "lead each checkpoint to a name of its own", f"{target} from {taken[target]} and from {source}"
-            raise CheckpointError(sentence("convert_all", "to", rule, got), source)
-        taken[target] = source
-        pairs.append((source, target))
-    return pairs
+        led.setdefault(target, []).append(source)
+    return [(_only("convert_all", sources, target), target) for target, sources in led.items()]
+
+
+def _only(function: str, sources: list[Path], target: Path) -> Path:
+    """The one that the target is made from. Where the directories are one, the target itself is no other source."""
+    others = [source for source in sources if source.resolve() != target.resolve()] or sources
+    if len(others) > 1:
+        rule, got = "lead each checkpoint to a name of its own", f"{target} from {others[0]} and from {others[1]}"
+        raise CheckpointError(sentence(function, "to", rule, got), others[1])
+    return others[0]
 
 
 def _checkpoints(folder: Path, out: Path) -> list[Path]:
