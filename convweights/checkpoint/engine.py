@@ -14,8 +14,8 @@ import torch
 from convweights import native
 from convweights.checkpoint.contents import Checkpoint
 from convweights.checkpoint.jobs import job_of
-from convweights.checkpoint.layout import Layout
-from convweights.checkpoint.parts import write_parts
+from convweights.checkpoint.layout import Copy, Layout
+from convweights.checkpoint.parts import copy_parts, write_parts
 from convweights.checkpoint.raw import write_at
 from convweights.fitting.errors import CheckpointError, sentence
 from convweights.fitting.report import TensorPlan
@@ -49,9 +49,10 @@ def write_files(
     The names of the tensors in which finite values became infinite.
     """
     by_name = {tensor.name: tensor for tensor in planned}
-    streamed: list[TensorPlan] = []
-    jobs = []
+    jobs, names = [], []
     alone: list[tuple[int, int, TensorPlan]] = []
+    copied: list[tuple[int, Copy]] = []
+    done = 0
     for descriptor, layout in files:
         _make_room(descriptor, layout.size)
         for at, known in layout.around:
@@ -63,14 +64,25 @@ def write_files(
                 alone.append((descriptor, at, tensor))
             else:
                 jobs.append(job)
-                streamed.append(tensor)
+                names.append(name)
+        for copy in layout.copies:
+            if native.cpu is None:
+                copied.append((descriptor, copy))
+            else:
+                jobs.append(native.cpu.Job.copy((copy.file, copy.start), (descriptor, copy.at), copy.nbytes))
+                names.append(copy.name)
     overflown = set()
     if native.cpu is not None and jobs:
-        told = None if tick is None else lambda done, job: tick(done, streamed[job].name)
-        overflown = {streamed[job].name for job in _stream(jobs, workers or WORKERS, told, source)}
-    done = sum(tensor.target.nbytes for tensor in streamed)
-    if tick is not None and streamed:
-        tick(done, streamed[-1].name)
+        told = None if tick is None else lambda done, job: tick(done, names[job])
+        overflown = {names[job] for job in _stream(jobs, workers or WORKERS, told, source)}
+        done = sum(job.bytes for job in jobs)
+        if tick is not None:
+            tick(done, names[-1])
+    for descriptor, copy in copied:
+        copy_parts(descriptor, copy, source)
+        done += copy.nbytes
+        if tick is not None:
+            tick(done, copy.name)
     for descriptor, at, tensor in alone:
         if write_parts(descriptor, at, tensor, source, make):
             overflown.add(tensor.name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from convweights.checkpoint.contents import Checkpoint
+from convweights.checkpoint.layout import Copy
 from convweights.checkpoint.raw import octets, read_at, write_at
 from convweights.fitting.carry_out import carry_out, overflows
 from convweights.fitting.report import TensorPlan
@@ -54,12 +55,7 @@ def write_parts(
     infinite = False
     for part in found:
         read = torch.empty(part.source_bytes, dtype=torch.uint8)
-        try:
-            complete = read_at(span.file, octets(read), span.at + part.source_at)
-        except OSError as error:
-            raise source.unread("convert", error.errno) from error
-        if not complete:
-            raise source.unread("convert")
+        _read(source, span.file, octets(read), span.at + part.source_at)
         written = read
         if planned.rewritten:
             written = torch.empty(part.target_bytes, dtype=torch.uint8)
@@ -69,6 +65,23 @@ def write_parts(
             infinite = infinite or overflows(part.planned, weight, values)
         write_at(descriptor, octets(written), at + part.target_at)
     return infinite
+
+
+def copy_parts(descriptor: int, copy: Copy, source: Checkpoint) -> None:
+    """Bytes that go in as they are."""
+    for at in range(0, copy.nbytes, PART_BYTES):
+        part = memoryview(bytearray(min(PART_BYTES, copy.nbytes - at)))
+        _read(source, copy.file, part, copy.start + at)
+        write_at(descriptor, part, copy.at + at)
+
+
+def _read(source: Checkpoint, file: int, buffer: memoryview, at: int) -> None:
+    try:
+        complete = read_at(file, buffer, at)
+    except OSError as error:
+        raise source.unread("convert", error.errno) from error
+    if not complete:
+        raise source.unread("convert")
 
 
 def _parts(planned: TensorPlan) -> Iterator[Part]:

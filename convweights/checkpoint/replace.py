@@ -72,9 +72,9 @@ def replacing(function: str, target: Path, *, fsync: bool) -> Iterator[BinaryIO]
     """
     temporary = temporary_beside(target)
     try:
-        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o666)
         try:
-            with open(descriptor, "wb") as file:
+            with open(descriptor, "rb+") as file:
                 yield file
                 file.flush()
                 if fsync:

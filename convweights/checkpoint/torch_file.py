@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,9 +14,9 @@ import torch
 
 from convweights.checkpoint.contents import Checkpoint, Span, TensorInfo
 from convweights.checkpoint.state_dict import find_state, is_named_tensor
+from convweights.checkpoint.storages import mapped_at
 from convweights.fitting.errors import CheckpointError, sentence
 from convweights.fitting.modules import place_of
-from convweights.fitting.report import Plan
 
 
 class TorchFile(Checkpoint):
@@ -34,11 +32,7 @@ class TorchFile(Checkpoint):
         named = (item for item in self._state.items() if is_named_tensor(*item))
         self.tensors = {name: _info(name, tensor) for name, tensor in named}
         self._bytes: BinaryIO | None = path.open("rb", buffering=0) if mapped else None
-        # The same objects without their data, which know where in the file it lies.
-        self._places: Any = None
-        if mapped:
-            places = _load(function, argument, path, mmap=True, device="meta")
-            self._places = places if self.around.nested is None else places[self.around.nested]
+        self._mapped = None if self._bytes is None else mapped_at(root, self._bytes)
 
     def read(self, name: str) -> torch.Tensor:
         tensor: torch.Tensor = self._state[name]
@@ -56,16 +50,23 @@ class TorchFile(Checkpoint):
 
     def span(self, name: str) -> Span | None:
         tensor = self._state[name]
-        if self._bytes is None or not self.tensors[name].plain or tensor.is_conj() or tensor.is_neg():
+        if not self.tensors[name].plain or tensor.is_conj() or tensor.is_neg():
             return None
-        place = getattr(self._places[name].untyped_storage(), "_checkpoint_offset", None)
+        place = self.place(tensor.untyped_storage())
         if place is None:
             return None
-        at = place + tensor.storage_offset() * tensor.element_size()
-        return Span(self._bytes.fileno(), at, None if tensor.is_contiguous() else tensor.stride())
+        file, at = place
+        at += tensor.storage_offset() * tensor.element_size()
+        return Span(file, at, None if tensor.is_contiguous() else tensor.stride())
+
+    def place(self, storage: torch.UntypedStorage) -> tuple[int, int] | None:
+        """The descriptor of the file, and where in it the storage of something that was loaded from it lies."""
+        if self._bytes is None or self._mapped is None or not storage.nbytes():
+            return None
+        return self._bytes.fileno(), storage.data_ptr() - self._mapped
 
     def close(self) -> None:
-        self._state = self._places = None
+        self._state = None
         if self._bytes is not None:
             self._bytes.close()
 
@@ -96,7 +97,7 @@ def _is_stored(function: str, argument: str, path: Path) -> bool:
     return stored and order in (None, sys.byteorder.encode())
 
 
-def _load(function: str, argument: str, path: Path, *, mmap: bool, device: str = "cpu") -> Any:
+def _load(function: str, argument: str, path: Path, *, mmap: bool) -> Any:
     """``torch.load`` with its errors in our words: its own suggest to load with weights_only off."""
     try:
         with warnings.catch_warnings():
@@ -104,8 +105,8 @@ def _load(function: str, argument: str, path: Path, *, mmap: bool, device: str =
             if path.suffix == ".safetensors":
                 # Given a path of this suffix, torch.load goes by it and not by the content.
                 with path.open("rb") as file:
-                    return torch.load(file, weights_only=True, map_location=device)
-            return torch.load(path, weights_only=True, map_location=device, mmap=mmap)
+                    return torch.load(file, weights_only=True, map_location="cpu")
+            return torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.<>]+)", str(error))
         if found is None:
@@ -121,44 +122,3 @@ def _load(function: str, argument: str, path: Path, *, mmap: bool, device: str =
         # Damaged files come out of torch as RuntimeError, EOFError, KeyError, IndexError, struct.error and others.
         rule, got = "be a whole file", f"{path}, which torch.load cannot read to its end ({type(error).__name__})"
         raise CheckpointError(sentence(function, argument, rule, got), path) from None
-
-
-def write_torch(file: BinaryIO, planned: Plan, source: Checkpoint, make: Callable[[str], torch.Tensor]) -> None:
-    """``torch.save`` the state dict with its changed tensors, inside everything that stood around it.
-
-    An open file rather than a path, because torch.save writes the path's name into the archive.
-    """
-    root = source.around.root
-    if root is None:
-        _save({tensor.name: make(tensor.name) for tensor in planned.tensors}, file)
-        return
-    old = source.around.state
-    # A shallow copy keeps an OrderedDict's attributes, of which torch's state dicts have one: _metadata.
-    state = copy.copy(old)
-    state.clear()
-    for tensor in planned.tensors:
-        before = None if tensor.source is None else old[tensor.source.name]
-        state[tensor.name] = before if not tensor.rewritten else _like(before, make(tensor.name))
-    # What is no tensor stays, behind the tensors.
-    state.update((key, value) for key, value in old.items() if not is_named_tensor(key, value))
-    if source.around.nested is None:
-        _save(state, file)
-        return
-    whole = copy.copy(root)
-    whole[source.around.nested] = state
-    _save(whole, file)
-
-
-def _save(content: Any, file: BinaryIO) -> None:
-    try:
-        torch.save(content, file)
-    except RuntimeError as error:
-        # After a failed write torch still ends its archive, and fails again: the first failure is the reason.
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
-
-
-def _like(old: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
-    """``new`` as a Parameter where ``old`` is one."""
-    return torch.nn.Parameter(new, old.requires_grad) if isinstance(old, torch.nn.Parameter) else new

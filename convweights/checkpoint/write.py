@@ -20,7 +20,7 @@ from convweights.checkpoint.replace import finish_directory, replacing, temporar
 from convweights.checkpoint.safetensors_file import laid_out
 from convweights.checkpoint.sharded_file import INDEX
 from convweights.checkpoint.shards import index_text, shards_of
-from convweights.checkpoint.torch_file import write_torch
+from convweights.checkpoint.torch_target import write_torch
 from convweights.fitting.errors import CheckpointError, reason, sentence
 from convweights.fitting.report import Plan
 
@@ -49,8 +49,10 @@ def write_target(target: Path, form: str, planned: Plan, source: Checkpoint, mak
 
 
 def _write_alone(target: Path, form: str, planned: Plan, source: Checkpoint, make: Make, how: How) -> list[str]:
-    if form == "safetensors":
+    if form in ("safetensors", "pt"):
         with replacing("convert", target, fsync=how.fsync) as file:
+            if form == "pt":
+                return write_torch(file, planned, source, make, workers=how.workers, tick=how.tick)
             layout = laid_out((tensor.target for tensor in planned.tensors), how.metadata)
             files = [(file.fileno(), layout)]
             return write_files(files, planned.tensors, source, make, workers=how.workers, tick=how.tick)
@@ -68,13 +70,9 @@ def _write_alone(target: Path, form: str, planned: Plan, source: Checkpoint, mak
             how.tick(done, name)
         return tensor
 
-    if form == "pt":
-        with replacing("convert", target, fsync=how.fsync) as file:
-            write_torch(file, planned, source, made)
-    else:
-        with _new_directory(target, how) as folder:
-            write_distributed(folder, {name: made(name) for name in by_name})
-            finish_directory(folder, target, fsync=how.fsync)
+    with _new_directory(target, how) as folder:
+        write_distributed(folder, {name: made(name) for name in by_name})
+        finish_directory(folder, target, fsync=how.fsync)
     return sorted(overflown)
 
 

@@ -1,0 +1,151 @@
+"""Writes a file of ``torch.save`` without holding what goes into it.
+
+torch pickles the objects and leaves room for the bytes of their storages (``torch.serialization.skip_data``), which
+then come in as those of any other file. Tensors that are still to be made stand on memory that is never touched.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import mmap
+import warnings
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import torch
+
+from convweights.checkpoint.archive import records, sum_up
+from convweights.checkpoint.contents import Checkpoint, TensorInfo
+from convweights.checkpoint.engine import Make, Tick, write_files
+from convweights.checkpoint.layout import Copy, Layout
+from convweights.checkpoint.state_dict import is_named_tensor
+from convweights.checkpoint.storages import storages_in
+from convweights.checkpoint.torch_file import TorchFile
+from convweights.fitting.report import Plan
+
+
+def write_torch(
+    file: BinaryIO, planned: Plan, source: Checkpoint, make: Make, *, workers: int | None, tick: Tick | None
+) -> list[str]:
+    """``torch.save`` the state dict with its changed tensors, inside everything that stood around it.
+
+    ``file`` is open for reading too, and no path, because torch.save writes the path's name into the archive. The
+    names of the tensors in which finite values became infinite.
+    """
+    made = _Blanks()
+    content = _content(planned, source, made)
+    try:
+        with torch.serialization.skip_data():
+            stored = storages_in(content)
+    except RuntimeError:  # there are tensors of a kind that torch only saves whole: quantized or nested ones
+        overflown = made.fill(planned, make, tick)
+        _save(content, file)
+        return overflown
+    called = {} if source.around.state is None else _names(source.around.state)
+    with torch.serialization.skip_data():
+        _save(content, file)
+    file.flush()
+    found = records(file)
+    places: dict[str, int] = {}
+    copies: list[Copy] = []
+    held: list[tuple[int, bytes | memoryview]] = []
+    for key, storage in enumerate(stored):
+        at = found[f"data/{key}"].at
+        name = made.names.get(storage._cdata)
+        place = source.place(storage) if isinstance(source, TorchFile) else None
+        if name is not None:
+            places[name] = at
+        elif place is not None:
+            copies.append(Copy(called.get(storage._cdata, f"data/{key}"), *place, at, storage.nbytes()))
+        else:
+            held.append((at, _bytes_of(storage)))
+    layout = Layout(held, places, file.seek(0, io.SEEK_END), copies)
+    overflown = write_files([(file.fileno(), layout)], planned.tensors, source, make, workers=workers, tick=tick)
+    sum_up(file, [found[f"data/{key}"] for key in range(len(stored))])
+    return overflown
+
+
+class _Blanks:
+    """Tensors to be pickled and never read or written, however large: memory is promised and not taken."""
+
+    def __init__(self) -> None:
+        self.names: dict[int, str] = {}  # by storage
+        self._tensors: dict[str, torch.Tensor] = {}
+
+    def tensor(self, info: TensorInfo) -> torch.Tensor:
+        seen = torch.empty(info.shape, dtype=info.dtype, device="meta")
+        storage = torch.UntypedStorage(0)
+        if seen.nbytes:
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+            memory = mmap.mmap(-1, seen.nbytes, flags=flags)
+            storage = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
+        tensor = torch.empty(0, dtype=info.dtype).set_(storage, 0, seen.shape, seen.stride())
+        self.names[storage._cdata] = info.name
+        self._tensors[info.name] = tensor
+        return tensor
+
+    def fill(self, planned: Plan, make: Make, tick: Tick | None) -> list[str]:
+        """Make all of them after all; the names of those in which finite values became infinite."""
+        overflown, done = [], 0
+        for tensor in planned.tensors:
+            if tensor.name in self._tensors:
+                values, infinite = make(tensor)
+                self._tensors[tensor.name].copy_(values)
+                overflown += [tensor.name] if infinite else []
+            done += tensor.target.nbytes
+            if tick is not None:
+                tick(done, tensor.name)
+        return sorted(overflown)
+
+
+def _content(planned: Plan, source: Checkpoint, made: _Blanks) -> Any:
+    """What is saved. Tensors that do not change, and what stands beside them, are the source's own objects."""
+    root, old = source.around.root, source.around.state
+    if root is None:
+        return {tensor.name: made.tensor(tensor.target) for tensor in planned.tensors}
+    # A shallow copy keeps an OrderedDict's attributes, of which torch's state dicts have one: _metadata.
+    state = copy.copy(old)
+    state.clear()
+    for tensor in planned.tensors:
+        before = None if tensor.source is None else old[tensor.source.name]
+        state[tensor.name] = before if not tensor.rewritten else _like(before, made.tensor(tensor.target))
+    # What is no tensor stays, behind the tensors.
+    state.update((key, value) for key, value in old.items() if not is_named_tensor(key, value))
+    if source.around.nested is None:
+        return state
+    whole = copy.copy(root)
+    whole[source.around.nested] = state
+    return whole
+
+
+def _like(old: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
+    """``new`` as a Parameter where ``old`` is one."""
+    return torch.nn.Parameter(new, old.requires_grad) if isinstance(old, torch.nn.Parameter) else new
+
+
+def _names(state: Mapping[str, Any]) -> dict[int, str]:
+    """What the storages of a state dict's tensors are called."""
+    found: dict[int, str] = {}
+    for name, tensor in state.items():
+        if is_named_tensor(name, tensor) and tensor.layout == torch.strided:
+            found.setdefault(tensor.untyped_storage()._cdata, name)
+    return found
+
+
+def _bytes_of(storage: torch.UntypedStorage) -> memoryview:
+    whole = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (storage.nbytes(),), (1,))
+    return whole.numpy().data
+
+
+def _save(content: Any, file: BinaryIO) -> None:
+    try:
+        with warnings.catch_warnings():
+            # That it skips nothing of a tensor without data.
+            warnings.filterwarnings("ignore", message="Serializing tensors on the meta device")
+            torch.save(content, file)
+    except RuntimeError as error:
+        # After a failed write torch still ends its archive, and fails again: the first failure is the reason.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise

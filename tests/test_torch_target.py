@@ -1,0 +1,142 @@
+"""Files of torch.save, filled without being held: what torch.load and zip readers find in them. Family: exact."""
+
+from __future__ import annotations
+
+import collections
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bits import assert_same_bits
+
+import convweights as cw
+from convweights import native
+
+RULES = [{"match": "conv.weight", "in_channels": 6}, {"match": "cast", "dtype": "float16"}]
+
+
+@pytest.fixture(params=["stream", "reference"] if native.cpu is not None else ["reference"], autouse=True)
+def road(monkeypatch, request):
+    if request.param == "reference":
+        monkeypatch.setattr(native, "cpu", None)
+
+
+def checkpoint() -> dict[str, Any]:
+    """Everything that a training script might keep."""
+    torch.manual_seed(0)
+    base = torch.randn(40)
+    tied = torch.randn(5, 7)
+    state = collections.OrderedDict(
+        {
+            "conv.weight": torch.nn.Parameter(torch.randn(4, 3, 2, 2)),
+            "cast": torch.randn(3, 5),
+            "same": torch.randn(300, 20).to(torch.bfloat16),
+            "tied.a": tied,
+            "tied.b": tied,
+            "view": base[3:11],
+            "turned": base[12:36].view(4, 6).t(),
+            "frozen": torch.nn.Parameter(torch.randn(3), requires_grad=False),
+            "empty": torch.empty(0, 4),
+            "one": torch.tensor(3),
+            "flags": torch.tensor([True, False]),
+            "complex": torch.randn(3, dtype=torch.complex64),
+            "sparse": torch.eye(4).to_sparse(),
+            "quantized": torch.quantize_per_tensor(torch.randn(6), 0.1, 3, torch.qint8),
+        }
+    )
+    state._metadata = collections.OrderedDict({"": {"version": 2}})
+    momentum = {"step": torch.tensor(9.0), "exp_avg": torch.randn(4, 3, 2, 2), "again": state["same"]}
+    return {"epoch": 3, "state_dict": state, "optimizer": {"state": {0: momentum}, "param_groups": [{"lr": 0.1}]}}
+
+
+def load(path: Path) -> Any:
+    return torch.load(path, weights_only=True)
+
+
+def assert_whole(path: Path) -> None:
+    """To readers of zip archives too, who look at the checksums."""
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        filled = [member.CRC for member in archive.infolist() if "/data/" in member.filename and member.file_size]
+        assert len(filled) >= 2
+        assert all(filled)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_what_does_not_change_is_as_it_was(tmp_path, legacy: bool, quantized: bool):
+    """Quantized tensors are of those that torch only saves whole, with all that is beside them."""
+    whole = checkpoint()
+    if not quantized:
+        del whole["state_dict"]["quantized"]
+    torch.save(whole, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+    before = load(tmp_path / "a.pt")
+    cw.convert(tmp_path / "a.pt", tmp_path / "b.pt", rules=RULES)
+    assert_whole(tmp_path / "b.pt")
+    after = load(tmp_path / "b.pt")
+    old, new = before["state_dict"], after["state_dict"]
+    assert list(after) == list(before)
+    assert list(new) == list(old)
+    assert new._metadata == old._metadata
+    assert after["optimizer"]["param_groups"] == before["optimizer"]["param_groups"]
+    assert_same_bits(new["conv.weight"], old["conv.weight"][:, [0, 1, 2, 0, 1, 2]] / 2)
+    assert_same_bits(new["cast"], old["cast"].half())
+    assert isinstance(new["conv.weight"], torch.nn.Parameter)
+    for name in old.keys() - {"conv.weight", "cast", "sparse", "quantized"}:
+        assert type(new[name]) is type(old[name])
+        assert (new[name].requires_grad, new[name].stride()) == (old[name].requires_grad, old[name].stride())
+        assert_same_bits(new[name], old[name])
+    assert torch.equal(new["sparse"].to_dense(), old["sparse"].to_dense())
+    if quantized:
+        assert torch.equal(new["quantized"].int_repr(), old["quantized"].int_repr())
+    for name, value in before["optimizer"]["state"][0].items():
+        assert_same_bits(after["optimizer"]["state"][0][name], value)
+    # What shared memory still does.
+    places = {name: new[name].untyped_storage().data_ptr() for name in ("tied.a", "tied.b", "view", "turned", "same")}
+    assert places["tied.a"] == places["tied.b"] != places["view"] == places["turned"]
+    assert places["same"] == after["optimizer"]["state"][0]["again"].untyped_storage().data_ptr()
+
+
+def test_it_is_the_file_of_torch_save(tmp_path):
+    """Byte for byte, but for the id that is drawn for each file."""
+    # In the order of safetensors.
+    state = {"c": torch.arange(5), "a": torch.randn(30, 20), "d": torch.empty(0), "b": torch.randn(7).half()}
+    torch.save(state, tmp_path / "a.pt")
+    cw.convert(tmp_path / "a.pt", tmp_path / "b.safetensors")
+    saved = io.BytesIO()
+    torch.save(state, saved)
+    with zipfile.ZipFile(saved) as archive:
+        wanted = {member.filename: (member.header_offset, archive.read(member)) for member in archive.infolist()}
+    for source in ("a.pt", "b.safetensors"):
+        cw.convert(tmp_path / source, tmp_path / "c.pt", overwrite=True)
+        assert_whole(tmp_path / "c.pt")
+        with zipfile.ZipFile(tmp_path / "c.pt") as archive:
+            found = {member.filename: (member.header_offset, archive.read(member)) for member in archive.infolist()}
+        drawn = "archive/.data/serialization_id"
+        assert found.pop(drawn)[0] == wanted[drawn][0]
+        assert found == {name: kept for name, kept in wanted.items() if name != drawn}
+
+
+def test_drawn_kept_and_overflown(tmp_path):
+    weight = torch.full((4, 3), 1e38)
+    torch.save({"a": weight, "b": weight.clone()}, tmp_path / "a.pt")
+    torch.save({"a": torch.ones(6, 3).half(), "b": torch.ones(4, 3).half()}, tmp_path / "like.pt")
+    report = cw.convert(tmp_path / "a.pt", tmp_path / "b.pt", like=tmp_path / "like.pt")
+    assert "finite values became infinite in the cast of a, b" in report.notes
+    assert load(tmp_path / "b.pt")["a"].tolist() == [[float("inf")] * 3] * 4 + [[1.0] * 3] * 2
+    assert_whole(tmp_path / "b.pt")
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    torch.save({"a": torch.ones(100)}, tmp_path / "a.pt")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("convweights.checkpoint.torch_target.sum_up", full)
+    with pytest.raises(cw.CheckpointError, match=r"^convert: target must be writable, got .*No space left"):
+        cw.convert(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
