@@ -17,6 +17,8 @@ constexpr unsigned kMostBlocks = 132 * 32;
 // Elements of one launch: their number and some strides of the grid must add up within 32 bits.
 constexpr int64_t kMostElements = int64_t{1} << 30;
 constexpr int64_t kStageBytes = 32768;
+// What the arguments of one launch may take.
+constexpr int kArgumentBytes = 32764;
 
 #if defined(__CUDACC__)
 template <class... Parameters, class... Arguments>

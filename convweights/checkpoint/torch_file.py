@@ -61,9 +61,9 @@ class TorchFile(Checkpoint):
 
     def place(self, storage: torch.UntypedStorage) -> tuple[int, int] | None:
         """The descriptor of the file, and where in it the storage of something that was loaded from it lies."""
-        if self._bytes is None or self._mapped is None or not storage.nbytes():
+        if self._bytes is None or self._mapped is None:
             return None
-        return self._bytes.fileno(), storage.data_ptr() - self._mapped
+        return self._bytes.fileno(), storage.data_ptr() - self._mapped if storage.nbytes() else 0
 
     def close(self) -> None:
         self._state = None

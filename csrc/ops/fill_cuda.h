@@ -5,39 +5,131 @@
 #include <algorithm>
 #include <vector>
 
+#include "../element/divisor.h"
 #include "../for_each.h"
 #include "fill.h"
 
 namespace convweights {
 
-// Elements that one block serves at a time.
-constexpr int64_t kFillChunk = 4096;
-constexpr int kFillBytes = 32764;
+// A row is a run of neighbours with one answer of the mask and one value, or a single element. It is cut into parts of
+// so many elements at the most; some neighbouring threads take a part together, and ask the mask once each.
+constexpr int64_t kPartElements = 2048;
+constexpr unsigned kMostTogether = 32;
+// Parts that such a group of threads takes, one after the other.
+constexpr unsigned kPartsEach = 8;
 
-// A filling of at most `kDims` dimensions, as a launch's table holds it.
+// A filling of at most `kDims` dimensions outside its rows, as a launch's table holds it.
 template <int kDims>
 struct FillEntry {
+  struct Outer {
+    Divisor size;
+    int64_t weight;
+    int64_t mask;
+    int64_t value;
+  };
+
   int64_t chunks_before;
-  int64_t count;
   char* weight;
   const bool* mask;
   const char* value;
   Pair64 word;
+  int64_t row;     // elements
+  uint32_t parts;  // of all rows
+  Divisor of_row;  // parts
+  Divisor together;
   int32_t rank;
-  FillDim dims[kDims];
+  Outer outer[kDims];  // the innermost first
+
+  CW_HD uint32_t chunk_parts() const { return kThreads / together.value() * kPartsEach; }
 
   template <class T>
   CW_HD void run(int64_t chunk, unsigned thread, unsigned threads) const {
-    const int64_t begin = chunk * kFillChunk;
-    const int64_t end = begin + kFillChunk < count ? begin + kFillChunk : count;
-    T written;
-    memcpy(&written, &word, sizeof(T));
-    for (int64_t i = begin + thread; i < end; i += threads) {
-      fill_element(reinterpret_cast<T*>(weight), mask, reinterpret_cast<const T*>(value), written,
-                   spot_of(dims, rank, i));
+    const unsigned group = together.quotient(thread), groups = threads / together.value();
+    const unsigned lane = thread - group * together.value();
+    const uint32_t begin = static_cast<uint32_t>(chunk) * chunk_parts();
+    const uint32_t end = parts - begin < chunk_parts() ? parts : begin + chunk_parts();
+    for (uint32_t part = begin + group; part < end; part += groups) {
+      const uint32_t number = of_row.quotient(part);
+      const FillSpot spot = find(number);
+      if (mask && !mask[spot.mask]) continue;
+      T written;
+      memcpy(&written, &word, sizeof(T));
+      if (value) written = reinterpret_cast<const T*>(value)[spot.value];
+      const int64_t first = int64_t{part - number * of_row.value()} * kPartElements;
+      const int64_t last = row - first < kPartElements ? row : first + kPartElements;
+      T* const place = reinterpret_cast<T*>(weight) + spot.weight;
+      for (int64_t i = first + lane; i < last; i += together.value()) place[i] = written;
     }
   }
+
+ private:
+  CW_HD FillSpot find(uint32_t number) const {
+    FillSpot spot;
+    CW_UNROLL
+    for (int d = 0; d < kDims; ++d) {
+      if (d >= rank) break;
+      const Outer& dim = outer[d];
+      const uint32_t rest = dim.size.quotient(number);
+      const int64_t at = number - rest * dim.size.value();
+      number = rest;
+      spot.weight += at * dim.weight;
+      spot.mask += at * dim.mask;
+      spot.value += at * dim.value;
+    }
+    return spot;
+  }
 };
+
+// How many parts a filling has.
+inline int64_t parts_of(const Filling& f) {
+  const FillDim& last = f.dims[f.rank - 1];
+  return last.is_run() ? f.count() / last.size * ceil_div(last.size, kPartElements) : f.count();
+}
+
+template <int kDims>
+FillEntry<kDims> entry_of(const Filling& f) {
+  FillEntry<kDims> entry{};
+  entry.weight = f.weight;
+  entry.mask = f.mask;
+  entry.value = f.value;
+  entry.word = f.word;
+  entry.rank = f.rank;
+  entry.row = 1;
+  if (f.dims[f.rank - 1].is_run()) entry.row = f.dims[--entry.rank].size;
+  entry.parts = static_cast<uint32_t>(parts_of(f));
+  entry.of_row = Divisor(ceil_div(entry.row, kPartElements));
+  unsigned together = 1;
+  while (together < kMostTogether && together < entry.row) together *= 2;
+  entry.together = Divisor(together);
+  for (int d = 0; d < entry.rank; ++d) {
+    const FillDim& dim = f.dims[entry.rank - 1 - d];
+    entry.outer[d] = {Divisor(dim.size), dim.weight, dim.mask, dim.value};
+  }
+  return entry;
+}
+
+// Calls body(piece) for pieces of the filling that are small enough to be counted in 31 bits.
+template <class Body>
+void for_each_small(const Filling& f, int64_t most_parts, const Body& body) {
+  if (f.count() == 0) return;
+  if (parts_of(f) <= most_parts) {
+    body(f);
+    return;
+  }
+  // The outermost dimension that can be halved.
+  int d = 0;
+  while (f.dims[d].size == 1) ++d;
+  Filling half = f;
+  half.dims[d].size = f.dims[d].size / 2;
+  for_each_small(half, most_parts, body);
+  FillSpot spot;
+  spot.move(f.dims[d], half.dims[d].size);
+  half.weight += spot.weight * f.item;
+  if (half.mask) half.mask += spot.mask;
+  if (half.value) half.value += spot.value * f.item;
+  half.dims[d].size = f.dims[d].size - half.dims[d].size;
+  for_each_small(half, most_parts, body);
+}
 
 template <class T, int kDims, int kEntries>
 struct FillChunks {
@@ -55,18 +147,17 @@ struct FillChunks {
 };
 
 template <class T, int kDims, int kEntries, class Stream>
-void launch_fillings(const std::vector<const Filling*>& fillings, Stream stream) {
+void launch_fillings(const std::vector<Filling>& fillings, Stream stream) {
   FillChunks<T, kDims, kEntries> chunks;
-  static_assert(sizeof(chunks) + sizeof(int64_t) <= kFillBytes);
+  static_assert(sizeof(chunks) + sizeof(int64_t) <= kArgumentBytes);
   for (size_t begin = 0; begin < fillings.size(); begin += kEntries) {
     chunks.count = static_cast<int32_t>(std::min<size_t>(kEntries, fillings.size() - begin));
     int64_t total = 0;
     for (int i = 0; i < chunks.count; ++i) {
-      const Filling& f = *fillings[begin + static_cast<size_t>(i)];
-      FillEntry<kDims>& entry = chunks.entries[i];
-      entry = {total, f.count(), f.weight, f.mask, f.value, f.word, f.rank, {}};
-      std::copy(f.dims, f.dims + f.rank, entry.dims);
-      total += ceil_div(entry.count, kFillChunk);
+      FillEntry<kDims> entry = entry_of<kDims>(fillings[begin + static_cast<size_t>(i)]);
+      entry.chunks_before = total;
+      total += ceil_div(entry.parts, entry.chunk_parts());
+      chunks.entries[i] = entry;
     }
     for_each_chunk(chunks, total, stream);
   }
@@ -74,8 +165,8 @@ void launch_fillings(const std::vector<const Filling*>& fillings, Stream stream)
 
 // Few tensors, the usual case, travel in few arguments.
 template <class T, int kDims, class Stream>
-void launch_kind(const std::vector<const Filling*>& fillings, Stream stream) {
-  constexpr int kMost = (kFillBytes - 64) / static_cast<int>(sizeof(FillEntry<kDims>));
+void launch_kind(const std::vector<Filling>& fillings, Stream stream) {
+  constexpr int kMost = (kArgumentBytes - 64) / static_cast<int>(sizeof(FillEntry<kDims>));
   if (fillings.size() <= 4) {
     launch_fillings<T, kDims, 4>(fillings, stream);
   } else {
@@ -84,12 +175,14 @@ void launch_kind(const std::vector<const Filling*>& fillings, Stream stream) {
 }
 
 template <class Stream>
-void fill_cuda(const std::vector<Filling>& fillings, Stream stream) {
+void fill_cuda(const std::vector<Filling>& fillings, Stream stream, int64_t most_parts = int64_t{1} << 30) {
   constexpr int kUsualDims = 3;
   for (const int64_t item : {1, 2, 4, 8, 16}) {
-    std::vector<const Filling*> usual, deep;
+    std::vector<Filling> usual, deep;
     for (const Filling& f : fillings) {
-      if (f.item == item && f.count() > 0) (f.rank <= kUsualDims ? usual : deep).push_back(&f);
+      if (f.item != item) continue;
+      for_each_small(f, most_parts,
+                     [&](const Filling& small) { (small.rank <= kUsualDims ? usual : deep).push_back(small); });
     }
     with_raw_type(item, [&](auto raw) {
       using T = typename decltype(raw)::type;

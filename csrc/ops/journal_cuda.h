@@ -237,9 +237,9 @@ struct JournalBlocks {
 template <class T, class Stream>
 void launch_journal(const std::vector<const JournalPiece*>& pieces, const Recipe& recipe, JournalAction action,
                     const JournalPool& pool, Stream stream) {
-  constexpr int kEntries = (kMostBytes - 512) / static_cast<int>(sizeof(JournalEntry));
+  constexpr int kEntries = (kArgumentBytes - 512) / static_cast<int>(sizeof(JournalEntry));
   JournalBlocks<T, kEntries> blocks;
-  static_assert(sizeof(blocks) + sizeof(int64_t) <= kMostBytes);
+  static_assert(sizeof(blocks) + sizeof(int64_t) <= kArgumentBytes);
   blocks.action = action;
   blocks.distribution = recipe.distribution;
   blocks.scale = static_cast<float>(recipe.scales[0]);

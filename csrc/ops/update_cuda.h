@@ -10,8 +10,7 @@
 
 namespace convweights {
 
-// What fits into a launch's arguments, of which there are 32,764 bytes; few tensors travel in less.
-constexpr int kMostBytes = 32764;
+// Few tensors travel in less than a launch's arguments may take.
 constexpr int kFewBytes = 4096;
 
 template <class Entry, int kSeeds>
@@ -46,7 +45,7 @@ struct UpdateChunks {
 template <class T, class C, class Entry, bool kState, int kEntries, int kSeeds, class Stream>
 void launch_pieces(const std::vector<const Piece*>& pieces, const DeviceRecipe<C, kSeeds>& recipe, Stream stream) {
   UpdateChunks<T, C, Entry, kSeeds, kState, kEntries> chunks;
-  static_assert(sizeof(chunks) + sizeof(int64_t) <= kMostBytes);
+  static_assert(sizeof(chunks) + sizeof(int64_t) <= kArgumentBytes);
   chunks.recipe = recipe;
   for (size_t begin = 0; begin < pieces.size(); begin += kEntries) {
     chunks.count = static_cast<int32_t>(std::min<size_t>(kEntries, pieces.size() - begin));
@@ -64,7 +63,7 @@ void launch_pieces(const std::vector<const Piece*>& pieces, const DeviceRecipe<C
 
 template <class T, class C, class Entry, int kSeeds, class Stream>
 void launch_kind(const std::vector<const Piece*>& pieces, const DeviceRecipe<C, kSeeds>& recipe, Stream stream) {
-  constexpr int kMany = entries_in<Entry, kSeeds>(kMostBytes);
+  constexpr int kMany = entries_in<Entry, kSeeds>(kArgumentBytes);
   if constexpr (kSeeds == 1) {
     constexpr int kFew = entries_in<Entry, kSeeds>(kFewBytes);
     if (recipe.state) {
