@@ -195,7 +195,7 @@ class Select(Map):
                 raise TypeError(f"Select: index must be a sequence of integers, got {value!r} in it")
         object.__setattr__(self, "index", values)
         object.__setattr__(self, "rescale", rescale)
-        object.__setattr__(self, "table", torch.tensor(values, dtype=torch.int64))
+        object.__setattr__(self, "table", torch.tensor(values, dtype=torch.int64, device="cpu"))
         self.__post_init__()
 
     def misfit(self, n: int, m: int) -> str | None:

@@ -260,7 +260,7 @@ def _filters_of(function: str, name: str, parts: Parts, given: Any) -> torch.Ten
             must = f"have one entry for each of {count} filters"
             raise ValueError(sentence(function, argument, must, f"shape {tuple(given.shape)}"))
         return given.detach().to(parts.weight.device, copy=True)
-    zero = torch.zeros(count, dtype=torch.bool)
+    zero = torch.zeros(count, dtype=torch.bool, device="cpu")
     zero[positions_of(function, argument, given, count)] = True
     return zero.to(parts.weight.device)
 
@@ -276,7 +276,7 @@ def _lowest(function: str, scores: Mapping[str, torch.Tensor], ratio: Any, scope
     chosen: dict[str, torch.Tensor] = {}
     for part in parts:
         together = torch.cat(list(part.values()))
-        zero = torch.zeros(len(together), dtype=torch.bool)
+        zero = torch.zeros(len(together), dtype=torch.bool, device="cpu")
         zero[together.argsort(stable=True)[: math.floor(number * len(together) + 1e-9)]] = True  # 0.29 of 100 are 29
         chosen.update(zip(part, zero.split([len(score) for score in part.values()]), strict=True))
     for name, zero in chosen.items():

@@ -116,7 +116,7 @@ def _is_real(tensor: torch.Tensor) -> bool:
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_complex():
         return False
     try:
-        torch.empty(1, dtype=tensor.dtype).double()
+        torch.empty(1, dtype=tensor.dtype, device="cpu").double()
     except NotImplementedError:
         # The dtype packs several numbers into an element.
         return False

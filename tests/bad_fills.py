@@ -138,12 +138,12 @@ def bad_fills() -> list[ErrorInput]:
             ValueError,
             r"value must be one that float8_e8m0fnu can hold, got -1\.0",
         ),
-        filters(
-            "bias of another dtype",
+        row(
+            "fill_filters_ bias of another dtype",
+            lambda w, *rest: cw.fill_filters_(w, *rest, bias=torch.zeros(4, dtype=torch.float64, device=w.device)),
             lambda d: (weight(d), [0], t(d, 4)),
             TypeError,
-            "value must have the dtype of bias, float64, got float32; .*",
-            bias=torch.zeros(4, dtype=torch.float64),
+            "fill_filters_: value must have the dtype of bias, float64, got float32; .*",
         ),
         filters("index 4", lambda d: (weight(d), [0, 4]), ValueError, r"mask must lie in -4 \.\. 3, got 4"),
         filters("index -5", lambda d: (weight(d), -5), ValueError, r"mask must lie in -4 \.\. 3, got -5"),

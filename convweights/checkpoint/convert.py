@@ -302,7 +302,7 @@ def _make(planned: TensorPlan, source: Checkpoint, template: Contents | None) ->
         # A slice would take the whole that it is of along into a file of torch.save.
         return own.clone() if own.untyped_storage().nbytes() > own.nbytes else own, False
     try:
-        weight = torch.empty(planned.target.shape, dtype=planned.target.dtype)
+        weight = torch.empty(planned.target.shape, dtype=planned.target.dtype, device="cpu")
     except (RuntimeError, MemoryError, OverflowError, TypeError):
         rule, got = f"fit into memory as {planned.name}", f"shape {planned.target.shape} from {source.path}"
         raise CheckpointError(sentence("convert", "rules", rule, got), source.path, planned.name) from None

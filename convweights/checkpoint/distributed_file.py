@@ -94,7 +94,7 @@ class DistributedFile(Checkpoint):
         info, chunks = self.tensors[name], self._chunks[name]
         if len(chunks) == 1:
             return self._load(info, chunks[0])
-        whole = torch.empty(info.shape, dtype=info.dtype)
+        whole = torch.empty(info.shape, dtype=info.dtype, device="cpu")
         for chunk in chunks:
             box = tuple(slice(begin, begin + size) for begin, size in zip(chunk.offsets, chunk.sizes, strict=True))
             whole[box].copy_(self._load(info, chunk))

@@ -54,11 +54,11 @@ def write_parts(
     assert planned.source is not None
     infinite = False
     for part in found:
-        read = torch.empty(part.source_bytes, dtype=torch.uint8)
+        read = torch.empty(part.source_bytes, dtype=torch.uint8, device="cpu")
         _read(source, span.file, octets(read), span.at + part.source_at)
         written = read
         if planned.rewritten:
-            written = torch.empty(part.target_bytes, dtype=torch.uint8)
+            written = torch.empty(part.target_bytes, dtype=torch.uint8, device="cpu")
             values = read.view(planned.source.dtype).view(part.planned.source_view)
             weight = written.view(planned.target.dtype).view(part.planned.target_view)
             carry_out("convert", part.planned, weight, values, None)

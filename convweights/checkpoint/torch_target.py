@@ -80,7 +80,7 @@ class _Blanks:
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
             memory = mmap.mmap(-1, seen.nbytes, flags=flags)
             storage = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
-        tensor = torch.empty(0, dtype=info.dtype).set_(storage, 0, seen.shape, seen.stride())
+        tensor = torch.empty(0, dtype=info.dtype, device="cpu").set_(storage, 0, seen.shape, seen.stride())
         self.names[storage._cdata] = info.name
         self._tensors[info.name] = tensor
         return tensor
@@ -134,7 +134,7 @@ def _names(state: Mapping[str, Any]) -> dict[int, str]:
 
 
 def _bytes_of(storage: torch.UntypedStorage) -> memoryview:
-    whole = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (storage.nbytes(),), (1,))
+    whole = torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage, 0, (storage.nbytes(),), (1,))
     return whole.numpy().data
 
 

@@ -29,7 +29,7 @@ def reference_fill_(
     for i, weight in enumerate(weights):
         listed, rest = (rest[: counts[i]], rest[counts[i] :]) if counts[i] >= 0 else (None, rest)
         mask, value = _mask(weight, masks[i], dims[i], listed), values[i]
-        words = torch.tensor(bits[2 * i : 2 * i + 2], dtype=torch.int64)
+        words = torch.tensor(bits[2 * i : 2 * i + 2], dtype=torch.int64, device="cpu")
         if value is None:
             octets = words.view(torch.uint8)[: weight.element_size()].clone()
             value = octets.view(weight.dtype).reshape(()).to(weight.device)

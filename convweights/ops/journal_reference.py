@@ -31,7 +31,7 @@ def reference_journal_(
     action: int,
 ) -> None:
     """One chunk after another, as csrc/ops/journal.h describes the bytes."""
-    rounded = torch.tensor(scale, dtype=torch.float32).item()
+    rounded = torch.tensor(scale, dtype=torch.float32, device="cpu").item()
     for weight, at, room, stream, start in zip(weights, sections, rooms, streams, starts, strict=True):
         section = _Section(journal, pool, at, weight.numel(), weight.element_size(), room)
         flat = weight.reshape(-1).clone()

@@ -17,9 +17,9 @@ def number_as(number: complex, dtype: torch.dtype, *, rounded: bool = False) -> 
     try:
         if exact:
             whole = int(number)  # type: ignore[call-overload]
-            held = torch.tensor(whole if whole == number else number, dtype=dtype)
+            held = torch.tensor(whole if whole == number else number, dtype=dtype, device="cpu")
             return held if rounded or held.item() == number else None
-        held = torch.tensor(number, dtype=dtype)
+        held = torch.tensor(number, dtype=dtype, device="cpu")
         given, found = complex(number), complex(held.to(torch.complex128).item())
     except (RuntimeError, TypeError, ValueError, OverflowError):
         return None

@@ -14,7 +14,7 @@ class _Dimension:
     """One dimension's map as tables over its m target positions."""
 
     def __init__(self, kind: str, rescale: str, start: int, n: int, m: int, index: torch.Tensor | None) -> None:
-        j = torch.arange(m, dtype=torch.int64)
+        j = torch.arange(m, dtype=torch.int64, device="cpu")
         self.step = 1
         self.second: torch.Tensor | None = None
         count = torch.ones_like(j)
@@ -47,9 +47,9 @@ class _Dimension:
             self.second = x - first
         self.first, self.count = first, count
         averages = kind in ("blocks", "strided", "mean")
-        self.factor = torch.ones(m, dtype=torch.float64)
+        self.factor = torch.ones(m, dtype=torch.float64, device="cpu")
         if rescale == "uniform":
-            self.factor = torch.full((m,), n / max(m, 1), dtype=torch.float64)
+            self.factor = torch.full((m,), n / max(m, 1), dtype=torch.float64, device="cpu")
         elif rescale == "exact" and not averages:
             self.factor = 1.0 / copies.double()
         if averages and rescale != "exact":

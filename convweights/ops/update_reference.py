@@ -39,7 +39,7 @@ def reference_update_(
         box, rest = rest[: 2 * weight.ndim], rest[2 * weight.ndim :]
         index = _indices(weight, box)
         compute = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        rounded = [torch.tensor(value, dtype=compute).item() for value in (decay, shift, *scales)]
+        rounded = [torch.tensor(value, dtype=compute, device="cpu").item() for value in (decay, shift, *scales)]
         drawn = [
             (noise(DISTRIBUTIONS[distribution], index, seed % 2**64, step, stream).to(compute) * scale).to(
                 weight.device

@@ -66,8 +66,7 @@ class Memory:
     def enter(self, part: Targets, noise: Noise) -> None:
         if self.copies:
             tensors = [part.tensors[i].detach() for i in self.copies]
-            with torch.no_grad():
-                torch._foreach_copy_(list(self.copies.values()), tensors)
+            _copy(list(self.copies.values()), tensors)
         self.copied = True
         _perturb(part.only(list(self.copies)), noise)
         if self.journaled:
@@ -227,7 +226,11 @@ def _start(part: Targets, position: int) -> int | None:
 
 
 def _copy(tensors: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
-    torch._foreach_copy_([tensor.detach() for tensor in tensors], sources)
+    """As integers: on CUDA torch takes numbers of 16 bits through float32, where every NaN becomes the same one."""
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    torch._foreach_copy_(
+        *([tensor.detach().view(integers[tensor.element_size()]) for tensor in each] for each in (tensors, sources))
+    )
 
 
 def _perturb(part: Targets, noise: Noise) -> None:

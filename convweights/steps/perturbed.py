@@ -173,7 +173,7 @@ class perturbed:
     @property
     def _moves(self) -> bool:
         """Whether there is noise at all: a scale that float32 takes for 0 is one."""
-        return float(torch.tensor(self._first.scale, dtype=torch.float32)) != 0.0
+        return float(torch.tensor(self._first.scale, dtype=torch.float32, device="cpu")) != 0.0
 
     def _restore_all(self) -> None:
         try:
