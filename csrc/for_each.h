@@ -69,6 +69,28 @@ void for_each_chunk(const Kernel& kernel, int64_t chunks, Stream stream) {
          chunks);
 }
 
+constexpr unsigned kWarp = 32;
+constexpr unsigned kWarps = kThreads / kWarp;
+
+// The sum of four counts, which are the bytes of a word.
+CW_HD uint32_t sum_of_four(uint32_t counts) {
+  const uint32_t pairs = (counts & 0x00ff00ffu) + (counts >> 8 & 0x00ff00ffu);
+  return (pairs + (pairs >> 16)) & 0xffffu;
+}
+
+// Where a thread's four counts stand among those of its block, in the order of the warps, then of the four, then of a
+// warp's threads. Each count is 7 at the most: what a warp's threads have of one of the four fits into a byte, too.
+struct Standing {
+  uint32_t warps_before;  // the sum of all their counts
+  uint32_t warp;          // the sums of its four, as bytes
+  uint32_t lanes_before;  // the same of the threads before this one
+
+  // The sum of what comes before count k.
+  CW_HD uint32_t before(unsigned k) const {
+    return warps_before + sum_of_four(warp & ((1u << 8 * k) - 1)) + (lanes_before >> 8 * k & 0xffu);
+  }
+};
+
 // The threads of a block, each with an Own that lasts from one step to the next: all have taken a step before any takes
 // the following one.
 template <class Own>
@@ -81,12 +103,56 @@ class BlockThreads {
     __syncthreads();
   }
 
+  // A step that returns four counts of a thread, as the bytes of a word, and then finds where they stand, as
+  // own.standing; the sum of all. The step itself may use what own.standing was. `sums` is in use until all have taken
+  // one more step.
+  template <class Step>
+  __device__ uint32_t count(uint32_t (&sums)[kWarps], const Step& step) {
+    const uint32_t counts = step(threadIdx.x, own_);
+    const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    uint32_t upto = counts;
+    CW_UNROLL
+    for (unsigned distance = 1; distance < kWarp; distance *= 2) {
+      const uint32_t below = __shfl_up_sync(~0u, upto, distance);
+      if (lane >= distance) upto += below;
+    }
+    own_.standing = {0, __shfl_sync(~0u, upto, kWarp - 1), upto - counts};
+    if (lane == 0) sums[warp] = sum_of_four(own_.standing.warp);
+    __syncthreads();
+    uint32_t all = 0;
+    CW_UNROLL
+    for (unsigned i = 0; i < kWarps; ++i) {
+      if (i == warp) own_.standing.warps_before = all;
+      all += sums[i];
+    }
+    return all;
+  }
+
  private:
   Own own_;
 #else
   template <class Step>
   void each(const Step& step) {
     for (unsigned thread = 0; thread < kThreads; ++thread) step(thread, own_[thread]);
+  }
+
+  template <class Step>
+  uint32_t count(uint32_t (&)[kWarps], const Step& step) {
+    uint32_t all = 0;
+    for (unsigned first = 0; first < kThreads; first += kWarp) {
+      uint32_t warp = 0;
+      for (unsigned thread = first; thread < first + kWarp; ++thread) {
+        const uint32_t counts = step(thread, own_[thread]);
+        own_[thread].standing.lanes_before = warp;
+        warp += counts;
+      }
+      for (unsigned thread = first; thread < first + kWarp; ++thread) {
+        own_[thread].standing.warps_before = all;
+        own_[thread].standing.warp = warp;
+      }
+      all += sum_of_four(warp);
+    }
+    return all;
   }
 
  private:
@@ -96,7 +162,8 @@ class BlockThreads {
 
 #if defined(__CUDACC__)
 template <class Kernel>
-__global__ void __launch_bounds__(kThreads) run_blocks(const __grid_constant__ Kernel kernel, int64_t count) {
+__global__ void __launch_bounds__(kThreads, Kernel::kResident)
+    run_blocks(const __grid_constant__ Kernel kernel, int64_t count) {
   __shared__ typename Kernel::Shared shared;
   BlockThreads<typename Kernel::Own> block;
   for (int64_t i = blockIdx.x; i < count; i += gridDim.x) kernel(i, shared, block);

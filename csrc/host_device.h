@@ -7,10 +7,12 @@
 #if defined(__CUDACC__)
 #define CW_HD __host__ __device__ __forceinline__
 #define CW_UNROLL _Pragma("unroll")
+#define CW_ROLLED _Pragma("unroll 1")
 #else
 // Always inlined: an instruction set's clone of a function reaches only what is inlined into it.
 #define CW_HD inline __attribute__((always_inline))
 #define CW_UNROLL
+#define CW_ROLLED
 #endif
 
 // Clones of a function for AVX-512, AVX2 and the baseline, chosen when the library is loaded.

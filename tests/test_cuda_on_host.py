@@ -3,6 +3,7 @@
 import struct
 import subprocess
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from cases import Case, Placed
 from fill_cases import Fill, by_reference, fills
 from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
-from journal_cases import JournalCase, journal_cases
+from journal_cases import JournalCase, journal_cases, weights_of
 from oracle import COMPUTE_DTYPES
 from strategies import REALISTIC, small_cases
 from tables import DEEP, MAPS, deep_case, small_case
@@ -367,6 +368,25 @@ def test_a_journal_of_more_tensors_than_a_launch_holds(kernels: Path):
     weights.append(Placed.make((30_000,), torch.float32, rng))
     layout = layout_of([w.on("cpu").numel() for w in weights], [w.base.element_size() for w in weights], [0.1] * 301)
     check_journals(kernels, [JournalCase(weights, list(range(301)), [0] * 301, layout, scale=0.1)], [0, 1, 2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_journal_without_space_to_flip(kernels: Path, dtype: torch.dtype):
+    """Chunks with more escapes on the other side are moved before that is known, and back again."""
+    rng = np.random.default_rng(0)
+    weight = Placed.make((12, 4096), dtype, rng)
+    weight.base.copy_(weights_of(weight.base.numel(), dtype, rng, wild=False))
+    ample = layout_of([12 * 4096], [dtype.itemsize], [0.5])
+    case = JournalCase([weight], [5], [0], replace(ample, rooms=[10]), scale=0.2)
+    arguments = case.arguments("cpu")
+    reference_journal_(*arguments, 0)
+    used = int(arguments[1][:4].view(torch.int32))
+    case = replace(case, layout=replace(case.layout, nbytes=case.layout.pool + 4 * used))
+    arguments = case.arguments("cpu")
+    for action in (0, 1):
+        reference_journal_(*arguments, action)
+    assert 0 < int(arguments[1][4:8].view(torch.int32)) < 12
+    check_journals(kernels, [case], [0, 1, 1, 2])
 
 
 TRUNCATIONS = [

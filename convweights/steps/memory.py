@@ -228,9 +228,10 @@ def _start(part: Targets, position: int) -> int | None:
 def _copy(tensors: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
     """As integers: on CUDA torch takes numbers of 16 bits through float32, where every NaN becomes the same one."""
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    torch._foreach_copy_(
-        *([tensor.detach().view(integers[tensor.element_size()]) for tensor in each] for each in (tensors, sources))
+    to, values = (
+        [tensor.detach().view(integers[tensor.element_size()]) for tensor in each] for each in (tensors, sources)
     )
+    torch._foreach_copy_(to, values)
 
 
 def _perturb(part: Targets, noise: Noise) -> None:

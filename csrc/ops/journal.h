@@ -47,10 +47,10 @@ struct Section {
 
   CW_HD char* room_of(int64_t chunk) const { return rooms + chunk * room * item; }
   CW_HD uint8_t* codes_of(int64_t chunk) const { return codes + chunk * (kChunk / 4); }
-  // Of a chunk's escapes number `rank`.
-  CW_HD char* escape(int64_t chunk, const JournalPool& pool, int64_t rank) const {
+  // Of a chunk's escapes number `rank`, where those beyond the room begin at `base` of the pool.
+  CW_HD char* escape(int64_t chunk, uint32_t base, const JournalPool& pool, int64_t rank) const {
     if (rank < room) return room_of(chunk) + rank * item;
-    return pool.words + int64_t{4} * heads[chunk].base + (rank - room) * item;
+    return pool.words + int64_t{4} * base + (rank - room) * item;
   }
 };
 
@@ -79,38 +79,63 @@ CW_HD uint32_t words_beyond(int64_t escapes, int64_t room, int64_t item) {
   return escapes <= room ? 0 : static_cast<uint32_t>(((escapes - room) * item + 3) / 4);
 }
 
-CW_HD void add_one(uint32_t* place) {
+// What `place` holds before `more` is added to it.
+CW_HD uint32_t fetch_add(uint32_t* place, uint32_t more) {
 #if defined(__CUDA_ARCH__)
-  atomicAdd(place, 1u);
+  return atomicAdd(place, more);
 #else
-  __atomic_fetch_add(place, 1u, __ATOMIC_RELAXED);
+  return __atomic_fetch_add(place, more, __ATOMIC_RELAXED);
 #endif
 }
 
-// What `place` holds before it is given `next`, which it is where that is `found`.
-CW_HD uint32_t exchange(uint32_t* place, uint32_t found, uint32_t next) {
+// `next` instead of `found`, unless `place` holds something else.
+CW_HD void exchange(uint32_t* place, uint32_t found, uint32_t next) {
 #if defined(__CUDA_ARCH__)
-  return atomicCAS(place, found, next);
+  atomicCAS(place, found, next);
 #else
   __atomic_compare_exchange_n(place, &found, next, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-  return found;
 #endif
+}
+
+CW_HD uint32_t value_at(const uint32_t* place) {
+#if defined(__CUDA_ARCH__)
+  return *static_cast<const volatile uint32_t*>(place);
+#else
+  return __atomic_load_n(place, __ATOMIC_RELAXED);
+#endif
+}
+
+CW_HD bool has_words(const JournalPool& pool, uint32_t used, uint32_t words) {
+  return used <= pool.size && words <= pool.size - used;
+}
+
+// Words of the pool, which begin at `base`; whether there were so many. It is one addition, as exchanges in a loop
+// would make those of other chunks fail. A sum beyond the end is taken back unless another chunk has added to it since:
+// then it stays, and the pool has no more words for anybody. Who finds too few of them does not add, so 32 bits hold
+// the sums of those that come at the same time above the 2^31 words that a pool has at the most.
+CW_HD bool take(const JournalPool& pool, uint32_t words, uint32_t& base) {
+  if (!has_words(pool, value_at(pool.used), words)) return false;
+  const uint32_t used = fetch_add(pool.used, words);
+  if (!has_words(pool, used, words)) {
+    exchange(pool.used, used + words, used);
+    return false;
+  }
+  base = used;
+  return true;
+}
+
+// Whether a chunk's escapes fit into its room and the words that it has.
+CW_HD bool fits(const ChunkHead& head, int64_t escapes, const Section& section) {
+  return words_beyond(escapes, section.room, section.item) <= head.held;
 }
 
 // Space for a chunk's escapes, its own again where they fit; whether there was some.
 CW_HD bool secure(ChunkHead& head, int64_t escapes, const Section& section, const JournalPool& pool) {
   const uint32_t words = words_beyond(escapes, section.room, section.item);
   if (words <= head.held) return true;
-  for (uint32_t used = exchange(pool.used, 0, 0); words <= pool.size - used;) {
-    const uint32_t before = exchange(pool.used, used, used + words);
-    if (before == used) {
-      head.base = used;
-      head.held = static_cast<uint16_t>(words);
-      return true;
-    }
-    used = before;
-  }
-  return false;
+  if (!take(pool, words, head.base)) return false;
+  head.held = static_cast<uint16_t>(words);
+  return true;
 }
 
 // Whether a chunk's escapes can be where its head says, which a journal of other bytes may get wrong.
@@ -120,8 +145,8 @@ CW_HD bool holds(const ChunkHead& head, int64_t escapes, const Section& section,
 }
 
 CW_HD void leave_pending(const Section& section, const JournalPool& pool) {
-  add_one(section.pending);
-  add_one(pool.flag);
+  fetch_add(section.pending, 1);
+  fetch_add(pool.flag, 1);
 }
 
 // One tensor, or a piece of one, whose elements follow one another in the logical index, and its section.

@@ -1,5 +1,5 @@
-// A journal on CUDA: a block takes a chunk, each of its threads four calls of the noise. Compiled by nvcc, and by the
-// tests for the host.
+// A journal on CUDA: a block takes a chunk, each of its warps 128 calls of the noise, four a thread. Compiled by nvcc,
+// and by the tests for the host.
 #pragma once
 
 #include <algorithm>
@@ -11,14 +11,15 @@
 
 namespace convweights {
 
-constexpr unsigned kChunkBytes = kChunk / 4;             // of codes, a byte a call
-constexpr unsigned kCallsEach = kChunkBytes / kThreads;  // of a thread
-static_assert(kCallsEach == 4 && kChunkBytes % kThreads == 0);
+// Of a thread. Its codes are then one word, a byte a call.
+constexpr unsigned kCallsEach = 4;
+static_assert(kChunk == kThreads * kCallsEach * kCallElements);
 
-// The escapes among the four codes of a byte, at the lower bit of each.
-CW_HD unsigned escapes_in(unsigned codes) { return codes >> 1 & ~codes & 0x55u; }
-CW_HD unsigned count_of(unsigned escapes) {
-  return (escapes & 1) + (escapes >> 2 & 1) + (escapes >> 4 & 1) + (escapes >> 6 & 1);
+// The escapes among the codes of a word, at the lower bit of each; and how many of them each byte has.
+CW_HD uint32_t escapes_in(uint32_t codes) { return codes >> 1 & ~codes & 0x55555555u; }
+CW_HD uint32_t counts_of(uint32_t escapes) {
+  const uint32_t pairs = (escapes & 0x11111111u) + (escapes >> 2 & 0x11111111u);
+  return (pairs & 0x0f0f0f0fu) + (pairs >> 4 & 0x0f0f0f0fu);
 }
 
 struct JournalEntry {
@@ -36,18 +37,21 @@ struct JournalEntry {
 
 template <class T, int kEntries>
 struct JournalBlocks {
+  struct alignas(4 * sizeof(T)) Four {
+    T at[4];
+  };
+  // Blocks that a multiprocessor has registers for at once.
+  static constexpr unsigned kResident = 6;
+
   struct Shared {
-    uint8_t codes[kChunkBytes];
-    uint16_t ranks[kChunkBytes];  // of each byte's first escape
-    uint16_t sums[kThreads];
-    uint16_t groups[kThreads / 16];
-    uint32_t total;
+    Four old[kThreads * kCallsEach];  // the weights themselves, by calls
+    uint32_t found[kWarps], made[kWarps];
+    ChunkHead head;
     bool secured;
   };
-  // Of a thread: the calls thread, thread + kThreads, ...
   struct Own {
-    T old[kCallsEach][4];
-    float change[kCallsEach][4];
+    uint32_t codes;
+    Standing standing;  // among the chunk's escapes, with those of each call
   };
 
   JournalAction action;
@@ -66,172 +70,189 @@ struct JournalBlocks {
       (entries[middle].chunks_before <= number ? below : end) = middle;
     }
     const JournalEntry& e = entries[below];
+    const Section& section = e.section;
     const int64_t chunk = number - e.chunks_before;
-    ChunkHead& head = e.section.heads[chunk];
-    const bool enters = action == JournalAction::Enter, flips = action == JournalAction::Flip;
-    const ChunkState state = enters ? ChunkState::Weights : head.state;
+    const bool enters = action == JournalAction::Enter, leaves = action == JournalAction::Leave;
+    ChunkHead head = enters ? ChunkHead{} : section.heads[chunk];
+    const ChunkState state = head.state;
     if (!enters && state == ChunkState::Weights) return;
-    const int64_t begin = chunk * kChunk;
-    const int size = static_cast<int>(e.count - begin < kChunk ? e.count - begin : kChunk);  // elements
+    const Weights weights(e, chunk * kChunk);
     const float now = state == ChunkState::Minus ? -scale : scale;
+    uint8_t* const codes = section.codes_of(chunk);
+
+    // visit(k, call) for each of a thread's calls. One body for all of them keeps the code and the registers small:
+    // while a thread waits, others go on.
+    const auto for_calls = [&](unsigned thread, const auto& visit) {
+      CW_ROLLED
+      for (unsigned k = 0; k < kCallsEach; ++k) {
+        const unsigned call = call_of(thread, k);
+        if (static_cast<int>(4 * call) < weights.size) visit(k, call);
+      }
+    };
+    // What is added to the weights of a call.
+    const auto changes = [&](float (&d)[4], unsigned call) {
+      noise_of_call(d, (e.start + static_cast<uint64_t>(weights.begin)) / 4 + call, distribution, now, source.keys,
+                    source.site(kNoise, e.stream));
+    };
+    // visit(i, place) for each escape among the weights of a call.
+    const auto for_escapes = [&](const Own& own, unsigned k, const auto& visit) {
+      const uint32_t escapes = escapes_in(own.codes >> 8 * k & 0xffu);
+      if (escapes == 0) return;
+      int64_t rank = own.standing.before(k);
+      CW_ROLLED
+      for (int i = 0; i < 4; ++i) {
+        if (escapes >> 2 * i & 1u) visit(i, reinterpret_cast<T*>(section.escape(chunk, head.base, pool, rank++)));
+      }
+    };
+
     if (!enters) {
-      const uint8_t* const codes = e.section.codes_of(chunk);
-      block.each([&](unsigned thread, Own&) {
+      const uint32_t found = block.count(shared.found, [&](unsigned thread, Own& own) {
+        own.codes = 0;
+        CW_UNROLL
         for (unsigned k = 0; k < kCallsEach; ++k) {
-          const unsigned call = thread + k * kThreads;
-          shared.codes[call] = static_cast<int>(4 * call) < size ? codes[call] : 0;
+          const unsigned call = call_of(thread, k);
+          if (static_cast<int>(4 * call) < weights.size) own.codes |= uint32_t{codes[call]} << 8 * k;
         }
+        return counts_of(escapes_in(own.codes));
       });
-      rank(shared, block);
-      if (!holds(head, shared.total, e.section, pool)) {
+      if (!holds(head, found, section, pool)) {
         block.each([&](unsigned thread, Own&) {
-          if (thread == 0) leave_pending(e.section, pool);
+          if (thread == 0) leave_pending(section, pool);
         });
         return;
       }
     }
-    block.each([&](unsigned thread, Own& own) {
-      if (enters && thread == 0) head = {};
-      CW_UNROLL
-      for (unsigned k = 0; k < kCallsEach; ++k) {
-        const unsigned call = thread + k * kThreads;
-        if (static_cast<int>(4 * call) >= size) continue;
-        T w[4];
-        load(w, e, begin, call, size);
+    // The weights are written before there is space for their escapes, and put back where there is none: so little is
+    // left to do behind the barriers, and the moved ones need not be kept.
+    const uint32_t made = block.count(shared.made, [&](unsigned thread, Own& own) {
+      if (enters) own.codes = 0;
+      for_calls(thread, [&](unsigned k, unsigned call) {
+        Four w = weights.load(call);
         float d[4];
-        noise_of_call(d, (e.start + static_cast<uint64_t>(begin)) / 4 + call, distribution, now, source.keys,
-                      source.site(kNoise, e.stream));
-        CW_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          own.old[k][i] = enters ? w[i] : restored(w[i], d[i], shared.codes[call] >> (2 * i) & 3u);
-          own.change[k][i] = flips ? -d[i] : d[i];
+        changes(d, call);
+        const uint32_t found = own.codes >> 8 * k & 0xffu;
+        Four& old = shared.old[call];
+        if (enters) {
+          old = w;
+        } else {
+          CW_UNROLL
+          for (int i = 0; i < 4; ++i) w.at[i] = restored(w.at[i], d[i], found >> 2 * i & 3u);
+          old = w;
+          for_escapes(own, k, [&](int i, const T* place) { old.at[i] = *place; });
+          w = old;
         }
-        if (enters) continue;
-        int64_t next = shared.ranks[call];
-        for (int i = 0; i < 4; ++i) {
-          if (escapes_in(shared.codes[call]) >> (2 * i) & 1u) {
-            memcpy(static_cast<void*>(&own.old[k][i]), e.section.escape(chunk, pool, next++), sizeof(T));
+        if (!leaves) {
+          uint32_t next = 0;
+          CW_UNROLL
+          for (int i = 0; i < 4; ++i) {
+            const T before = w.at[i];
+            const float change = enters ? d[i] : -d[i];
+            w.at[i] = sum_of(before, change);
+            next |= code_of(before, w.at[i], change) << 2 * i;
           }
+          own.codes ^= (found ^ (next & weights.codes_in(call))) << 8 * k;
         }
-        if (action == JournalAction::Leave) store(own.old[k], e, begin, call, size);
-      }
-    });
-    if (action == JournalAction::Leave) {
-      block.each([&](unsigned thread, Own&) {
-        if (thread == 0) head.state = ChunkState::Weights;
+        weights.store(call, w);
       });
-      return;
+      return counts_of(escapes_in(own.codes));
+    });
+    if (!fits(head, made, section)) {
+      block.each([&](unsigned thread, Own&) {
+        if (thread != 0) return;
+        shared.head = head;
+        shared.secured = secure(shared.head, made, section, pool);
+        if (shared.secured) return;
+        leave_pending(section, pool);
+        section.heads[chunk] = head;
+      });
+      if (!shared.secured) {
+        block.each([&](unsigned thread, Own&) {
+          for_calls(thread, [&](unsigned, unsigned call) {
+            Four w = shared.old[call];
+            if (!enters) {
+              float d[4];
+              changes(d, call);
+              CW_UNROLL
+              for (int i = 0; i < 4; ++i) w.at[i] = sum_of(w.at[i], d[i]);
+            }
+            weights.store(call, w);
+          });
+        });
+        return;
+      }
+      head = shared.head;
     }
+    head.state = leaves ? ChunkState::Weights : state == ChunkState::Plus ? ChunkState::Minus : ChunkState::Plus;
     block.each([&](unsigned thread, Own& own) {
-      CW_UNROLL
-      for (unsigned k = 0; k < kCallsEach; ++k) {
-        const unsigned call = thread + k * kThreads;
-        unsigned codes = 0;
-        for (int i = 0; i < 4 && static_cast<int>(4 * call) + i < size; ++i) {
-          codes |= code_of(own.old[k][i], moved(own, k, i), own.change[k][i]) << (2 * i);
-        }
-        shared.codes[call] = static_cast<uint8_t>(codes);
-      }
-    });
-    rank(shared, block);
-    block.each([&](unsigned thread, Own&) {
-      if (thread != 0) return;
-      shared.secured = secure(head, shared.total, e.section, pool);
-      if (!shared.secured) leave_pending(e.section, pool);
-    });
-    if (!shared.secured) return;
-    block.each([&](unsigned thread, Own& own) {
-      CW_UNROLL
-      for (unsigned k = 0; k < kCallsEach; ++k) {
-        const unsigned call = thread + k * kThreads;
-        if (static_cast<int>(4 * call) >= size) continue;
-        T w[4];
-        CW_UNROLL
-        for (int i = 0; i < 4; ++i) w[i] = moved(own, k, i);
-        store(w, e, begin, call, size);
-        e.section.codes_of(chunk)[call] = shared.codes[call];
-        int64_t next = shared.ranks[call];
-        for (int i = 0; i < 4; ++i) {
-          if (escapes_in(shared.codes[call]) >> (2 * i) & 1u) {
-            memcpy(e.section.escape(chunk, pool, next++), static_cast<const void*>(&own.old[k][i]), sizeof(T));
-          }
-        }
-      }
-      if (thread == 0) head.state = state == ChunkState::Plus ? ChunkState::Minus : ChunkState::Plus;
+      if (thread == 0) section.heads[chunk] = head;
+      if (leaves) return;
+      for_calls(thread, [&](unsigned k, unsigned call) {
+        codes[call] = static_cast<uint8_t>(own.codes >> 8 * k);
+        for_escapes(own, k, [&](int i, T* place) { *place = shared.old[call].at[i]; });
+      });
     });
   }
 
  private:
-  struct alignas(4 * sizeof(T)) Four {
-    T at[4];
+  // Call k of a thread, in the order of Standing: neighbours in a warp have neighbours in memory.
+  CW_HD static unsigned call_of(unsigned thread, unsigned k) {
+    return (thread / kWarp * kCallsEach + k) * kWarp + thread % kWarp;
+  }
+
+  // The weights of a chunk, by calls.
+  class Weights {
+   public:
+    const int64_t begin;
+    const int size;
+
+    CW_HD Weights(const JournalEntry& entry, int64_t first)
+        : begin(first),
+          size(static_cast<int>(entry.count - first < kChunk ? entry.count - first : kChunk)),
+          entry_(entry),
+          row_(entry.is_flat() ? reinterpret_cast<T*>(entry.weight) + first : nullptr),
+          fours_(row_ != nullptr && reinterpret_cast<uintptr_t>(row_) % sizeof(Four) == 0 ? size / 4 : 0) {}
+
+    CW_HD Four load(unsigned call) const {
+      if (static_cast<int>(call) < fours_) return reinterpret_cast<const Four*>(row_)[call];
+      Four w = {};
+      CW_ROLLED
+      for (int i = 0; i < 4; ++i) {
+        if (has(call, i)) w.at[i] = *place_of(call, i);
+      }
+      return w;
+    }
+
+    CW_HD void store(unsigned call, const Four& w) const {
+      if (static_cast<int>(call) < fours_) {
+        reinterpret_cast<Four*>(row_)[call] = w;
+        return;
+      }
+      const Four kept = w;
+      CW_ROLLED
+      for (int i = 0; i < 4; ++i) {
+        if (has(call, i)) *place_of(call, i) = kept.at[i];
+      }
+    }
+
+    // The bits of a call's byte of codes that have weights.
+    CW_HD uint32_t codes_in(unsigned call) const {
+      const int rest = size - static_cast<int>(4 * call);
+      return rest < 4 ? (1u << 2 * rest) - 1 : 0xffu;
+    }
+
+   private:
+    CW_HD bool has(unsigned call, int i) const { return static_cast<int>(4 * call) + i < size; }
+    CW_HD T* place_of(unsigned call, int i) const {
+      if (row_ != nullptr) return row_ + 4 * call + i;
+      return reinterpret_cast<T*>(entry_.weight) + spot_of(entry_.dims, 0, entry_.rank, begin + 4 * call + i).weight;
+    }
+
+    const JournalEntry& entry_;
+    T* const row_;     // where they lie side by side
+    const int fours_;  // calls whose weights are one access
   };
 
-  CW_HD static T moved(const Own& own, unsigned k, int i) {
-    return Narrow<T>::from(add(widen<float>(own.old[k][i]), own.change[k][i]));
-  }
-
-  // How many escapes stand before those of each call, and how many there are.
-  template <class Threads>
-  CW_HD static void rank(Shared& shared, Threads& block) {
-    block.each([&](unsigned thread, Own&) {
-      unsigned sum = 0;
-      for (unsigned call = thread * kCallsEach; call < (thread + 1) * kCallsEach; ++call) {
-        sum += count_of(escapes_in(shared.codes[call]));
-      }
-      shared.sums[thread] = static_cast<uint16_t>(sum);
-    });
-    block.each([&](unsigned thread, Own&) {
-      if (thread >= kThreads / 16) return;
-      unsigned sum = 0;
-      for (unsigned i = 0; i < 16; ++i) sum += shared.sums[16 * thread + i];
-      shared.groups[thread] = static_cast<uint16_t>(sum);
-    });
-    block.each([&](unsigned thread, Own&) {
-      unsigned before = 0;
-      for (unsigned i = 0; i < thread / 16; ++i) before += shared.groups[i];
-      for (unsigned i = thread / 16 * 16; i < thread; ++i) before += shared.sums[i];
-      for (unsigned call = thread * kCallsEach; call < (thread + 1) * kCallsEach; ++call) {
-        shared.ranks[call] = static_cast<uint16_t>(before);
-        before += count_of(escapes_in(shared.codes[call]));
-      }
-      if (thread == kThreads - 1) shared.total = before;
-    });
-  }
-
-  CW_HD static T* place_of(const JournalEntry& e, int64_t element) {
-    return reinterpret_cast<T*>(e.weight) +
-           (e.is_flat() ? element : spot_of(e.dims, 0, static_cast<int>(e.rank), element).weight);
-  }
-
-  CW_HD static bool is_four(const JournalEntry& e, int64_t element, unsigned call, int size) {
-    return e.is_flat() && static_cast<int>(4 * call) + 4 <= size &&
-           reinterpret_cast<uintptr_t>(place_of(e, element)) % sizeof(Four) == 0;
-  }
-
-  CW_HD static void load(T (&w)[4], const JournalEntry& e, int64_t begin, unsigned call, int size) {
-    const int64_t element = begin + 4 * call;
-    if (is_four(e, element, call, size)) {
-      const Four four = *reinterpret_cast<const Four*>(place_of(e, element));
-      CW_UNROLL
-      for (int i = 0; i < 4; ++i) w[i] = four.at[i];
-      return;
-    }
-    for (int i = 0; i < 4; ++i) w[i] = static_cast<int>(4 * call) + i < size ? *place_of(e, element + i) : T{};
-  }
-
-  CW_HD static void store(const T (&w)[4], const JournalEntry& e, int64_t begin, unsigned call, int size) {
-    const int64_t element = begin + 4 * call;
-    if (is_four(e, element, call, size)) {
-      Four four;
-      CW_UNROLL
-      for (int i = 0; i < 4; ++i) four.at[i] = w[i];
-      *reinterpret_cast<Four*>(place_of(e, element)) = four;
-      return;
-    }
-    for (int i = 0; i < 4; ++i) {
-      if (static_cast<int>(4 * call) + i < size) *place_of(e, element + i) = w[i];
-    }
-  }
+  CW_HD static T sum_of(T weight, float change) { return Narrow<T>::from(add(widen<float>(weight), change)); }
 };
 
 template <class T, class Stream>

@@ -51,7 +51,7 @@ struct JournalRun {
                      [&](T* tile) CW_INLINE_LAMBDA { restore(tile, noise.d, codes, size, flips ? place : tile); });
       T* const found = flips ? place : w + begin;
       for_escapes(codes, size, [&](int64_t i) CW_INLINE_LAMBDA {
-        memcpy(static_cast<void*>(found + i), section.escape(chunk, pool, rank++), sizeof(T));
+        memcpy(static_cast<void*>(found + i), section.escape(chunk, head.base, pool, rank++), sizeof(T));
       });
       if (!flips) continue;
       in_whole_tiles(w + begin, size,
@@ -71,7 +71,7 @@ struct JournalRun {
     memcpy(section.codes_of(chunk), packed, static_cast<size_t>(ceil_div(count, 4)));
     rank = 0;
     for_escapes(packed, count, [&](int64_t i) CW_INLINE_LAMBDA {
-      memcpy(section.escape(chunk, pool, rank++), static_cast<const void*>(old + i), sizeof(T));
+      memcpy(section.escape(chunk, head.base, pool, rank++), static_cast<const void*>(old + i), sizeof(T));
     });
     head.state = flips && head.state == ChunkState::Plus ? ChunkState::Minus : ChunkState::Plus;
   }

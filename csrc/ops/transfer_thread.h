@@ -234,6 +234,7 @@ struct SumElement {
 // writes it along the target's. `gather` is the problem without the dimension `along`, along which the source runs.
 template <class D, class C>
 struct TransposedBlocks {
+  static constexpr unsigned kResident = 8;
   static constexpr unsigned kSide = 32;
   static constexpr unsigned kRows = kThreads / kSide;  // at a time
   struct Shared {

@@ -81,6 +81,7 @@ struct Spot {
 // The spot of position `i` of the dimensions begin .. end - 1, counted in their order.
 CW_HD Spot spot_of(const UpdateDim* dims, int begin, int end, int64_t i) {
   Spot spot;
+  CW_ROLLED
   for (int d = end - 1; d >= begin; --d) {
     const int64_t rest = quotient(i, dims[d].size);
     spot.move(dims[d], i - rest * dims[d].size);
