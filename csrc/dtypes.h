@@ -15,7 +15,7 @@ struct Type {
 
 // Calls body(Type<T>{}) for the dtype's element type.
 template <class Body>
-auto with_compute_type(Dtype type, const Body& body) {
+CW_HD auto with_compute_type(Dtype type, const Body& body) {
   switch (type) {
     case Dtype::Float64:
       return body(Type<double>{});

@@ -23,9 +23,14 @@ template <int kDims>
 struct FillEntry {
   struct Outer {
     Divisor size;
-    int64_t weight;
-    int64_t mask;
-    int64_t value;
+    uint32_t weight;
+    uint32_t mask;
+    uint32_t value;
+  };
+  struct Spot {
+    uint32_t weight = 0;
+    uint32_t mask = 0;
+    uint32_t value = 0;
   };
 
   int64_t chunks_before;
@@ -50,27 +55,27 @@ struct FillEntry {
     const uint32_t end = parts - begin < chunk_parts() ? parts : begin + chunk_parts();
     for (uint32_t part = begin + group; part < end; part += groups) {
       const uint32_t number = of_row.quotient(part);
-      const FillSpot spot = find(number);
+      const Spot spot = find(number);
       if (mask && !mask[spot.mask]) continue;
       T written;
       memcpy(&written, &word, sizeof(T));
       if (value) written = reinterpret_cast<const T*>(value)[spot.value];
       const int64_t first = int64_t{part - number * of_row.value()} * kPartElements;
-      const int64_t last = row - first < kPartElements ? row : first + kPartElements;
-      T* const place = reinterpret_cast<T*>(weight) + spot.weight;
-      for (int64_t i = first + lane; i < last; i += together.value()) place[i] = written;
+      const uint32_t size = static_cast<uint32_t>(row - first < kPartElements ? row - first : kPartElements);
+      T* const place = reinterpret_cast<T*>(weight) + spot.weight + first;
+      for (uint32_t i = lane; i < size; i += together.value()) place[i] = written;
     }
   }
 
  private:
-  CW_HD FillSpot find(uint32_t number) const {
-    FillSpot spot;
+  CW_HD Spot find(uint32_t number) const {
+    Spot spot;
     CW_UNROLL
     for (int d = 0; d < kDims; ++d) {
       if (d >= rank) break;
       const Outer& dim = outer[d];
       const uint32_t rest = dim.size.quotient(number);
-      const int64_t at = number - rest * dim.size.value();
+      const uint32_t at = number - rest * dim.size.value();
       number = rest;
       spot.weight += at * dim.weight;
       spot.mask += at * dim.mask;
@@ -103,16 +108,24 @@ FillEntry<kDims> entry_of(const Filling& f) {
   entry.together = Divisor(together);
   for (int d = 0; d < entry.rank; ++d) {
     const FillDim& dim = f.dims[entry.rank - 1 - d];
-    entry.outer[d] = {Divisor(dim.size), dim.weight, dim.mask, dim.value};
+    entry.outer[d] = {Divisor(dim.size), static_cast<uint32_t>(dim.weight), static_cast<uint32_t>(dim.mask),
+                      static_cast<uint32_t>(dim.value)};
   }
   return entry;
 }
 
-// Calls body(piece) for pieces of the filling that are small enough to be counted in 31 bits.
+// Whether parts, and places in elements, can be counted in 32 bits.
+inline bool is_small(const Filling& f, int64_t most_parts) {
+  FillSpot last;
+  for (int d = 0; d < f.rank; ++d) last.move(f.dims[d], f.dims[d].size - 1);
+  return parts_of(f) <= most_parts && std::max({last.weight, last.mask, last.value}) >> 32 == 0;
+}
+
+// Calls body(piece) for pieces of the filling that are.
 template <class Body>
 void for_each_small(const Filling& f, int64_t most_parts, const Body& body) {
   if (f.count() == 0) return;
-  if (parts_of(f) <= most_parts) {
+  if (is_small(f, most_parts)) {
     body(f);
     return;
   }

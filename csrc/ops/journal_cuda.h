@@ -90,9 +90,9 @@ struct JournalBlocks {
       }
     };
     // What is added to the weights of a call.
-    const auto changes = [&](float (&d)[4], unsigned call) {
-      noise_of_call(d, (e.start + static_cast<uint64_t>(weights.begin)) / 4 + call, distribution, now, source.keys,
-                    source.site(kNoise, e.stream));
+    const auto changes = [&](float (&d)[1][4], unsigned call) {
+      noise_of_calls<1>(d, (e.start + static_cast<uint64_t>(weights.begin)) / 4 + call, distribution, now, source.keys,
+                        source.site(kNoise, e.stream));
     };
     // visit(i, place) for each escape among the weights of a call.
     const auto for_escapes = [&](const Own& own, unsigned k, const auto& visit) {
@@ -128,7 +128,7 @@ struct JournalBlocks {
       if (enters) own.codes = 0;
       for_calls(thread, [&](unsigned k, unsigned call) {
         Four w = weights.load(call);
-        float d[4];
+        float d[1][4];
         changes(d, call);
         const uint32_t found = own.codes >> 8 * k & 0xffu;
         Four& old = shared.old[call];
@@ -136,7 +136,7 @@ struct JournalBlocks {
           old = w;
         } else {
           CW_UNROLL
-          for (int i = 0; i < 4; ++i) w.at[i] = restored(w.at[i], d[i], found >> 2 * i & 3u);
+          for (int i = 0; i < 4; ++i) w.at[i] = restored(w.at[i], d[0][i], found >> 2 * i & 3u);
           old = w;
           for_escapes(own, k, [&](int i, const T* place) { old.at[i] = *place; });
           w = old;
@@ -146,7 +146,7 @@ struct JournalBlocks {
           CW_UNROLL
           for (int i = 0; i < 4; ++i) {
             const T before = w.at[i];
-            const float change = enters ? d[i] : -d[i];
+            const float change = enters ? d[0][i] : -d[0][i];
             w.at[i] = sum_of(before, change);
             next |= code_of(before, w.at[i], change) << 2 * i;
           }
@@ -170,10 +170,10 @@ struct JournalBlocks {
           for_calls(thread, [&](unsigned, unsigned call) {
             Four w = shared.old[call];
             if (!enters) {
-              float d[4];
+              float d[1][4];
               changes(d, call);
               CW_UNROLL
-              for (int i = 0; i < 4; ++i) w.at[i] = sum_of(w.at[i], d[i]);
+              for (int i = 0; i < 4; ++i) w.at[i] = sum_of(w.at[i], d[0][i]);
             }
             weights.store(call, w);
           });

@@ -85,6 +85,10 @@ inline bool sums(const Transfer& t) {
   return std::any_of(t.dims, t.dims + t.rank, [](const Dim& dim) { return sums(dim.map); });
 }
 
+inline bool resizes(const Transfer& t) {
+  return std::any_of(t.dims, t.dims + t.rank, [](const Dim& dim) { return dim.map.kind == MapKind::Resize; });
+}
+
 // Whether a dimension can be a ThreadDim: its numbers are small enough, and what it multiplies by has one value, or
 // two for the counts of its windows.
 inline bool fits_thread(const Map& map) {
@@ -200,32 +204,51 @@ void launch_transposed(const Transfer& t, int along, int64_t most_elements, Stre
     blocks.size = static_cast<uint32_t>(run.size);
     blocks.dst_stride = static_cast<uint32_t>(run.dst_stride);
     blocks.src_stride = static_cast<uint32_t>(run.src_stride);
-    blocks.squares = Divisor(ceil_div(run.size, blocks.kSide));
-    for_each_block(blocks, ceil_div(blocks.count, blocks.kSide) * blocks.squares.value(), stream);
+    blocks.rectangles = Divisor(ceil_div(run.size, blocks.kAlong));
+    for_each_block(blocks, ceil_div(blocks.count, blocks.kAcross) * blocks.rectangles.value(), stream);
   });
 }
 
-// Element by element. D is the target's dtype, C that of the sum, or void for a copy of bits.
+// Whether a box's elements lie side by side in the target, in their order, and aligned for four at a time; with rows of
+// four or more.
+inline bool takes_quads(const Transfer& box) {
+  int64_t elements = 1;
+  for (int d = box.loops() - 1; d >= 0; --d) {
+    if (box.dims[d].size > 1 && box.dims[d].dst_stride != elements) return false;
+    elements *= box.dims[d].size;
+  }
+  const uintptr_t unit = static_cast<uintptr_t>(std::min<int64_t>(16, 4 * box.dst_item));
+  int64_t begin = 0;
+  for (int d = 0; d < box.loops(); ++d) begin += box.dims[d].begin * box.dims[d].dst_stride;
+  return box.loops() > 0 && box.dims[box.loops() - 1].size >= 4 &&
+         (reinterpret_cast<uintptr_t>(box.dst) + static_cast<uintptr_t>(begin * box.dst_item)) % unit == 0;
+}
+
+// Element by element, or four at a time. D is the target's dtype, C that of the sum, or void for a copy of bits.
 template <class D, class C, class Stream>
 void launch_elements(const Transfer& t, int64_t most_elements, Stream stream) {
-  const auto over_boxes = [&](const auto& element) {
-    for_each_box(t, most_elements, 1, [&](const Transfer& box, const IndexTable& table) {
-      for_each_element(element(box, table), count_of(box), stream);
-    });
-  };
-  if (!fits_thread(t)) {
-    over_boxes([](const Transfer& box, const IndexTable& table) { return GeneralElement<D, C>{box, table}; });
-    return;
-  }
-  if constexpr (!std::is_void_v<C>) {
-    if (sums(t)) {
-      over_boxes(
-          [](const Transfer& box, const IndexTable& table) { return SumElement<D, C>{thread_transfer(box), table}; });
-      return;
+  using S = std::conditional_t<std::is_void_v<C>, D, void>;
+  const bool fits = fits_thread(t);
+  for_each_box(t, most_elements, 1, [&](const Transfer& box, const IndexTable& table) {
+    const int64_t count = count_of(box);
+    if (!fits) return for_each_element(GeneralElement<D, C>{box, table}, count, stream);
+    if constexpr (!std::is_void_v<C>) {
+      if (sums(t)) {
+        const auto launch_sum = [&](auto resizes) {
+          SumElement<D, C, decltype(resizes)::value> sum{thread_transfer(box), table, {}};
+          for (int more = 0; more < 1 << kMostSums; ++more) sum.factors[more] = static_cast<C>(sum.t.factors[more]);
+          for_each_element(sum, count, stream);
+        };
+        return resizes(t) ? launch_sum(std::true_type{}) : launch_sum(std::false_type{});
+      }
     }
-  }
-  over_boxes([](const Transfer& box, const IndexTable& table) {
-    return GatherElement<D, std::conditional_t<std::is_void_v<C>, D, void>, C, 1>{thread_transfer(box), table};
+    const GatherElement<D, S, C, 1> gather{thread_transfer(box), table};
+    if constexpr (sizeof(D) <= 8) {
+      if (takes_quads(box)) {
+        return for_each_element(QuadElement<D, C>{gather, static_cast<uint32_t>(count)}, ceil_div(count, 4), stream);
+      }
+    }
+    for_each_element(gather, count, stream);
   });
 }
 

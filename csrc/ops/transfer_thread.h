@@ -67,36 +67,40 @@ struct ThreadTransfer {
   bool keep;
   uint64_t fill[2];
 
+  // Adds what a position of the box along one dimension says.
+  CW_HD void add(TransferSpot& spot, const ThreadDim& dim, uint32_t local, const IndexTable& table) const {
+    spot.dst += local * dim.dst_stride;
+    if (dim.kind == MapKind::Identity) {
+      spot.src += local * dim.src_stride;
+      return;
+    }
+    const uint32_t j = dim.begin + local;
+    uint32_t first = 0;
+    if (dim.kind == MapKind::Tile) {
+      first = dim.by.remainder(j);
+    } else if (dim.kind == MapKind::Interleave) {
+      first = dim.by.quotient(j * dim.n);
+    } else if (dim.kind == MapKind::Offset) {
+      first = j + dim.start;
+      spot.reached = spot.reached && first < dim.n;
+    } else if (dim.kind == MapKind::Select) {
+      first = static_cast<uint32_t>(table.at[dim.table + local]);
+    } else {
+      (dim.sum == 0 ? spot.sum[0] : spot.sum[1]) = j;
+    }
+    spot.src += first * dim.src_stride;
+  }
+
+  // The spot of position `number` of the dimensions from kFirst on, counted in their order.
+  template <int kFirst = 0>
   CW_HD TransferSpot find(uint32_t number, const IndexTable& table) const {
     TransferSpot spot;
-    uint32_t rest = number;
     CW_UNROLL
-    for (int d = 0; d < kMaxDims; ++d) {
+    for (int d = kFirst; d < kMaxDims; ++d) {
       if (d >= rank) break;
-      const ThreadDim& dim = dims[d];
-      const uint32_t outer = dim.size.quotient(rest);
-      const uint32_t local = rest - outer * dim.size.value();
-      rest = outer;
-      spot.dst += local * dim.dst_stride;
-      if (dim.kind == MapKind::Identity) {
-        spot.src += local * dim.src_stride;
-        continue;
-      }
-      const uint32_t j = dim.begin + local;
-      uint32_t first = 0;
-      if (dim.kind == MapKind::Tile) {
-        first = dim.by.remainder(j);
-      } else if (dim.kind == MapKind::Interleave) {
-        first = dim.by.quotient(j * dim.n);
-      } else if (dim.kind == MapKind::Offset) {
-        first = j + dim.start;
-        spot.reached = spot.reached && first < dim.n;
-      } else if (dim.kind == MapKind::Select) {
-        first = static_cast<uint32_t>(table.at[dim.table + local]);
-      } else {
-        (dim.sum == 0 ? spot.sum[0] : spot.sum[1]) = j;
-      }
-      spot.src += first * dim.src_stride;
+      const uint32_t outer = dims[d].size.quotient(number);
+      add(spot, dims[d], number - outer * dims[d].size.value(), table);
+      number = outer;
     }
     return spot;
   }
@@ -154,8 +158,60 @@ struct GatherElement {
   }
 };
 
-// A few source positions an element, summed.
+// Four neighbours of a target that is dense, whatever its source: what is outside the innermost dimension, of four
+// positions or more, is asked once, and once more where they reach into its next row.
 template <class D, class C>
+struct QuadElement {
+  static constexpr int kAtOnce = 1;
+  static constexpr int kWidth = 4;
+  using Gather = GatherElement<D, std::conditional_t<std::is_void_v<C>, D, void>, C, 1>;
+  struct Taken {
+    Pack<D, kWidth> value;
+    uint32_t first;
+    uint32_t written;  // a bit for each
+  };
+
+  Gather gather;
+  uint32_t count;  // elements
+
+  CW_HD Taken take(uint32_t number) const {
+    const ThreadTransfer& t = gather.t;
+    const ThreadDim& inner = t.dims[0];
+    Taken taken;
+    taken.first = number * kWidth;
+    taken.written = 0;
+    const uint32_t row = inner.size.quotient(taken.first);
+    const uint32_t begin = taken.first - row * inner.size.value();
+    const TransferSpot here = t.template find<1>(row, gather.table);
+    TransferSpot next = here;
+    if (begin + kWidth > inner.size.value()) next = t.template find<1>(row + 1, gather.table);
+    CW_UNROLL
+    for (int v = 0; v < kWidth; ++v) {
+      if (taken.first + v >= count) continue;
+      const bool beyond = begin + v >= inner.size.value();
+      TransferSpot spot = beyond ? next : here;
+      t.add(spot, inner, begin + v - (beyond ? inner.size.value() : 0), gather.table);
+      taken.value.at[v] = spot.reached ? gather.value(spot.src).at[0] : fill_of<D>(t.fill);
+      taken.written |= static_cast<uint32_t>(spot.reached || !t.keep) << v;
+    }
+    return taken;
+  }
+
+  CW_HD void put(const Taken& taken) const {
+    D* const place = reinterpret_cast<D*>(gather.t.dst) + taken.first;
+    if (taken.written == (1u << kWidth) - 1) {
+      *reinterpret_cast<Pack<D, kWidth>*>(place) = taken.value;
+      return;
+    }
+    CW_UNROLL
+    for (int v = 0; v < kWidth; ++v) {
+      if (taken.written >> v & 1u) place[v] = taken.value.at[v];
+    }
+  }
+};
+
+// A few source positions an element, summed. `kResizes`: some of them with weights.
+template <class D, class C, bool kResizes>
 struct SumElement {
   static constexpr int kAtOnce = 2;
   struct Taken {
@@ -163,24 +219,43 @@ struct SumElement {
     uint32_t place;
     bool written;
   };
+  struct Taps {
+    uint32_t first = 0;
+    uint32_t count = 1;
+    uint32_t step = 0;  // of the source's elements
+    C weights[2] = {C(1), C(1)};
+  };
 
   ThreadTransfer t;
   IndexTable table;
+  C factors[1 << kMostSums];
 
   CW_HD Taken take(uint32_t number) const {
     const TransferSpot spot = t.find(number, table);
     if (!spot.reached) return {fill_of<D>(t.fill), spot.dst, !t.keep};
-    Window windows[kMostSums];
+    Taps taps[kMostSums];
     uint32_t src = spot.src;
-    int more = 0;
+    unsigned more = 0;
     CW_UNROLL
     for (int k = 0; k < kMostSums; ++k) {
       if (k >= t.count) break;
-      windows[k] = window(t.sums[k], spot.sum[k]);
-      more |= static_cast<int>(windows[k].count != t.sums[k].least) << k;
-      src += static_cast<uint32_t>(windows[k].first) * t.sums[k].src_stride;
+      taps[k] = taps_of(t.sums[k], spot.sum[k]);
+      more |= static_cast<unsigned>(taps[k].count != t.sums[k].least) << k;
+      src += taps[k].first * t.sums[k].src_stride;
     }
-    return {value(windows, src, static_cast<C>(t.factors[more])), spot.dst, true};
+    const C factor = factors[more];
+    D value;
+    if (t.same_type && factor == C(1) && taps[0].count * taps[1].count == 1) {
+      value = reinterpret_cast<const D*>(t.src)[src];
+    } else {
+      with_compute_type(t.src_type, [&](auto type) {
+        using S = typename decltype(type)::type;
+        if constexpr (sizeof(S) <= sizeof(C)) {
+          value = made_of<D>(sum(reinterpret_cast<const S*>(t.src) + src, taps), factor);
+        }
+      });
+    }
+    return {value, spot.dst, true};
   }
 
   CW_HD void put(const Taken& taken) const {
@@ -188,57 +263,62 @@ struct SumElement {
   }
 
  private:
-  CW_HD Window window(const ThreadSum& sum, uint32_t j) const {
-    if (sum.kind == MapKind::Resize) return resize_window(sum.n, sum.ratio, j, t.wide);
-    const uint32_t m = sum.by.value();
-    Window window;
+  CW_HD Taps taps_of(const ThreadSum& sum, uint32_t j) const {
+    Taps taps;
+    taps.step = sum.src_stride;
     if (sum.kind == MapKind::Strided) {
-      window.first = j;
-      window.step = m;
-      window.count = sum.by.quotient(sum.n - j + m - 1);
+      taps.first = j;
+      taps.count = sum.by.quotient(sum.n - j + sum.by.value() - 1);
+      taps.step *= sum.by.value();
+    } else if (!kResizes || sum.kind == MapKind::Blocks) {
+      taps.first = sum.by.quotient(j * sum.n + sum.by.value() - 1);
+      taps.count = sum.by.quotient((j + 1) * sum.n + sum.by.value() - 1) - taps.first;
     } else {
-      window.first = sum.by.quotient(j * sum.n + m - 1);
-      window.count = sum.by.quotient((j + 1) * sum.n + m - 1) - window.first;
+      const Window window = resize_window(sum.n, sum.ratio, j, t.wide);
+      taps.first = static_cast<uint32_t>(window.first);
+      taps.count = static_cast<uint32_t>(window.count);
+      taps.weights[0] = static_cast<C>(window.weight[0]);
+      taps.weights[1] = static_cast<C>(window.weight[1]);
     }
-    return window;
+    return taps;
   }
 
   // The last dimension by position fastest.
-  CW_HD D value(const Window (&windows)[kMostSums], uint32_t src, C factor) const {
-    unsigned counts[kMostSums];
-    uint32_t steps[kMostSums];
-    CW_UNROLL
-    for (int k = 0; k < kMostSums; ++k) {
-      counts[k] = static_cast<unsigned>(windows[k].count);
-      steps[k] = static_cast<uint32_t>(windows[k].step) * t.sums[k].src_stride;
+  template <class S>
+  CW_HD C sum(const S* source, const Taps (&taps)[kMostSums]) const {
+    if constexpr (!kResizes) {
+      // The usual number. One term has no partner, and two need no counter.
+      if (taps[1].count == 1 && taps[0].count == 2) return add(widen<C>(source[0]), widen<C>(source[taps[0].step]));
     }
-    if (t.same_type && factor == C(1) && counts[0] * counts[1] == 1) return reinterpret_cast<const D*>(t.src)[src];
     FlatCascade<C, kLevels> total;
-    for (unsigned outer = 0; outer < counts[0]; ++outer) {
-      for (unsigned inner = 0; inner < counts[1]; ++inner) {
-        const C term = load_as<C>(t.src, t.src_type, src + outer * steps[0] + inner * steps[1]);
-        const C coefficient = multiply(weight(0, windows[0], outer), weight(1, windows[1], inner));
-        total.push(coefficient == C(1) ? term : multiply(coefficient, term));
+    for (uint32_t outer = 0; outer < taps[0].count; ++outer) {
+      for (uint32_t inner = 0; inner < taps[1].count; ++inner) {
+        const C term = widen<C>(source[outer * taps[0].step + inner * taps[1].step]);
+        if constexpr (kResizes) {
+          const C coefficient = multiply(weight(taps[0], outer), weight(taps[1], inner));
+          total.push(coefficient == C(1) ? term : multiply(coefficient, term));
+        } else {
+          total.push(term);
+        }
       }
     }
-    return made_of<D>(total.total(), factor);
+    return total.total();
   }
 
-  CW_HD C weight(int k, const Window& window, unsigned tap) const {
-    if (k >= t.count || t.sums[k].kind != MapKind::Resize || window.count != 2) return C(1);
-    return static_cast<C>(tap == 0 ? window.weight[0] : window.weight[1]);
+  CW_HD static C weight(const Taps& taps, uint32_t tap) {
+    return tap == 0 ? taps.weights[0] : tap == 1 ? taps.weights[1] : C(1);
   }
 };
 
-// Where source and target run along different dimensions: a block reads a square of positions along the source's and
+// Where source and target run along different dimensions: a block reads a rectangle of positions along the source's and
 // writes it along the target's. `gather` is the problem without the dimension `along`, along which the source runs.
 template <class D, class C>
 struct TransposedBlocks {
   static constexpr unsigned kResident = 8;
-  static constexpr unsigned kSide = 32;
-  static constexpr unsigned kRows = kThreads / kSide;  // at a time
+  static constexpr unsigned kAcross = kWarp;
+  static constexpr unsigned kAlong = sizeof(D) <= 4 ? 4 * kWarp : 16 / sizeof(D) * kWarp;
   struct Shared {
-    D at[kSide][kSide + 1];  // a word more, so that a column's are in different banks
+    D at[kAcross][kAlong + 1];  // one more, so that a column's are in different banks
   };
   struct Own {};
 
@@ -247,34 +327,34 @@ struct TransposedBlocks {
   uint32_t size;   // along
   uint32_t dst_stride;
   uint32_t src_stride;
-  Divisor squares;  // along
+  Divisor rectangles;  // along
 
   template <class Threads>
   CW_HD void operator()(int64_t number, Shared& shared, Threads& block) const {
-    const uint32_t column = squares.quotient(static_cast<uint32_t>(number));
-    const uint32_t across = column * kSide;
-    const uint32_t along = (static_cast<uint32_t>(number) - column * squares.value()) * kSide;
+    const uint32_t column = rectangles.quotient(static_cast<uint32_t>(number));
+    const uint32_t across = column * kAcross;
+    const uint32_t along = (static_cast<uint32_t>(number) - column * rectangles.value()) * kAlong;
     const ThreadTransfer& t = gather.t;
+    // A warp's threads stand side by side along the source's run, then along the target's.
     block.each([&](unsigned thread, Own&) {
-      const uint32_t at = along + thread % kSide;
-      CW_UNROLL
-      for (unsigned row = thread / kSide; row < kSide; row += kRows) {
-        if (at >= size || across + row >= count) continue;
+      const unsigned lane = thread % kWarp;
+      for (unsigned row = thread / kWarp; row < kAcross && across + row < count; row += kWarps) {
         const TransferSpot spot = t.find(across + row, gather.table);
-        if (spot.reached) shared.at[row][thread % kSide] = gather.value(spot.src + at * src_stride).at[0];
+        if (!spot.reached) continue;
+        CW_UNROLL
+        for (unsigned at = lane; at < kAlong; at += kWarp) {
+          if (along + at < size) shared.at[row][at] = gather.value(spot.src + (along + at) * src_stride).at[0];
+        }
       }
     });
     block.each([&](unsigned thread, Own&) {
-      const uint32_t number_across = across + thread % kSide;
-      if (number_across >= count) return;
-      const TransferSpot spot = t.find(number_across, gather.table);
+      const unsigned row = thread % kWarp;
+      if (across + row >= count) return;
+      const TransferSpot spot = t.find(across + row, gather.table);
       if (!spot.reached && t.keep) return;
-      CW_UNROLL
-      for (unsigned row = thread / kSide; row < kSide; row += kRows) {
-        const uint32_t at = along + row;
-        if (at >= size) continue;
-        reinterpret_cast<D*>(t.dst)[spot.dst + at * dst_stride] =
-            spot.reached ? shared.at[thread % kSide][row] : fill_of<D>(t.fill);
+      D* const target = reinterpret_cast<D*>(t.dst);
+      for (unsigned at = thread / kWarp; at < kAlong && along + at < size; at += kWarps) {
+        target[spot.dst + (along + at) * dst_stride] = spot.reached ? shared.at[row][at] : fill_of<D>(t.fill);
       }
     });
   }

@@ -53,59 +53,53 @@ CW_HD PhiloxState<uint64_t> philox(uint64_t q, const RoundKeys& keys, const Site
   return state;
 }
 
-// The noise of elements 4q .. 4q + 3, times `scale`.
-template <class C>
-CW_HD void noise_of_call(C (&noise)[4], uint64_t q, Distribution distribution, C scale, const RoundKeys& keys,
-                         const Site& site) {
+// The noise of the elements of calls q .. q + kCalls - 1, times `scale`. For q a multiple of kCalls, and that a power
+// of two up to 32: one call's bits then serve all of them where a bit serves an element.
+template <int kCalls, class C>
+CW_HD void noise_of_calls(C (&noise)[kCalls][4], uint64_t q, Distribution distribution, C scale, const RoundKeys& keys,
+                          const Site& site) {
   if (distribution == Distribution::Rademacher) {
     const uint64_t index = q * kCallElements;
     const PhiloxState<uint64_t> words = philox(index / kCallBits, keys, site);
     const unsigned at = static_cast<unsigned>(index);
-    const uint64_t half = at & 64 ? (at & 32 ? words.w : words.z) : (at & 32 ? words.y : words.x);
-    const uint32_t word = static_cast<uint32_t>(half) << (28 - at % 32);
     CW_UNROLL
-    for (unsigned i = 0; i < 4; ++i) {
-      if constexpr (sizeof(C) == 4) {
-        noise[i] = signed_by<Scalar>(word << (3 - i), scale);
-      } else {
-        noise[i] = static_cast<int32_t>(word << (3 - i)) < 0 ? -scale : scale;
+    for (int c = 0; c < kCalls; ++c) {
+      // Which word: the same for all calls of up to eight.
+      const unsigned first = at + 4 * (kCalls <= 8 ? 0 : c);
+      const uint64_t half = first & 64 ? (first & 32 ? words.w : words.z) : (first & 32 ? words.y : words.x);
+      const uint32_t word = static_cast<uint32_t>(half) << (28 - (at + 4 * c) % 32);
+      CW_UNROLL
+      for (unsigned i = 0; i < 4; ++i) {
+        if constexpr (sizeof(C) == 4) {
+          noise[c][i] = signed_by<Scalar>(word << (3 - i), scale);
+        } else {
+          noise[c][i] = static_cast<int32_t>(word << (3 - i)) < 0 ? -scale : scale;
+        }
       }
     }
     return;
   }
-  const PhiloxState<uint64_t> words = philox(q, keys, site);
-  const uint32_t x = static_cast<uint32_t>(words.x), y = static_cast<uint32_t>(words.y);
-  const uint32_t u = static_cast<uint32_t>(words.z), v = static_cast<uint32_t>(words.w);
-  float z[4];
-  if (distribution == Distribution::Normal) {
-    const NoisePair<float> low = normal_pair<Scalar>(x, y), high = normal_pair<Scalar>(u, v);
-    z[0] = low.first, z[1] = low.second, z[2] = high.first, z[3] = high.second;
-  } else {
-    z[0] = uniform<Scalar>(x), z[1] = uniform<Scalar>(y), z[2] = uniform<Scalar>(u), z[3] = uniform<Scalar>(v);
-  }
   CW_UNROLL
-  for (int i = 0; i < 4; ++i) noise[i] = multiply(scale, static_cast<C>(z[i]));
+  for (int c = 0; c < kCalls; ++c) {
+    const PhiloxState<uint64_t> words = philox(q + c, keys, site);
+    const uint32_t x = static_cast<uint32_t>(words.x), y = static_cast<uint32_t>(words.y);
+    const uint32_t u = static_cast<uint32_t>(words.z), v = static_cast<uint32_t>(words.w);
+    float z[4];
+    if (distribution == Distribution::Normal) {
+      const NoisePair<float> low = normal_pair<Scalar>(x, y), high = normal_pair<Scalar>(u, v);
+      z[0] = low.first, z[1] = low.second, z[2] = high.first, z[3] = high.second;
+    } else {
+      z[0] = uniform<Scalar>(x), z[1] = uniform<Scalar>(y), z[2] = uniform<Scalar>(u), z[3] = uniform<Scalar>(v);
+    }
+    CW_UNROLL
+    for (int i = 0; i < 4; ++i) noise[c][i] = multiply(scale, static_cast<C>(z[i]));
+  }
 }
 
-// Elements 4q .. 4q + 3, in place.
+// A call's elements once their noise is known.
 template <class T, class C, int kSeeds>
-CW_HD void update_call(T (&w)[4], uint64_t q, uint32_t stream, const DeviceRecipe<C, kSeeds>& r,
+CW_HD void finish_call(T (&w)[4], const C (&noise)[4], uint64_t q, uint32_t stream, const DeviceRecipe<C, kSeeds>& r,
                        const NoiseSource& source) {
-  C noise[4] = {C(-0.0), C(-0.0), C(-0.0), C(-0.0)};
-  const Site site = source.site(kNoise, stream);
-  if constexpr (kSeeds > 1) {
-    for (C& sum : noise) sum = C(0);
-    if (r.distribution != Distribution::None) {
-      for (int k = 0; k < r.count; ++k) {
-        C more[4];
-        noise_of_call(more, q, r.distribution, r.scales[k], round_keys(r.seeds[k]), site);
-        CW_UNROLL
-        for (int i = 0; i < 4; ++i) noise[i] = add(noise[i], more[i]);
-      }
-    }
-  } else if (r.distribution != Distribution::None) {
-    noise_of_call(noise, q, r.distribution, r.scales[0], source.keys, site);
-  }
   C made[4];
   if (!r.terms.reads) {
     CW_UNROLL
@@ -129,6 +123,34 @@ CW_HD void update_call(T (&w)[4], uint64_t q, uint32_t stream, const DeviceRecip
   }
   CW_UNROLL
   for (int i = 0; i < 4; ++i) w[i] = Narrow<T>::from(made[i]);
+}
+
+// Calls q .. q + kCalls - 1, in place; q as for noise_of_calls.
+template <int kCalls, class T, class C, int kSeeds>
+CW_HD void update_calls(T (&w)[kCalls][4], uint64_t q, uint32_t stream, const DeviceRecipe<C, kSeeds>& r,
+                        const NoiseSource& source) {
+  C noise[kCalls][4];
+  const Site site = source.site(kNoise, stream);
+  CW_UNROLL
+  for (int c = 0; c < kCalls; ++c) {
+    CW_UNROLL
+    for (int i = 0; i < 4; ++i) noise[c][i] = kSeeds > 1 ? C(0) : C(-0.0);
+  }
+  if constexpr (kSeeds > 1) {
+    for (int k = 0; k < r.count && r.distribution != Distribution::None; ++k) {
+      C more[kCalls][4];
+      noise_of_calls<kCalls>(more, q, r.distribution, r.scales[k], round_keys(r.seeds[k]), site);
+      CW_UNROLL
+      for (int c = 0; c < kCalls; ++c) {
+        CW_UNROLL
+        for (int i = 0; i < 4; ++i) noise[c][i] = add(noise[c][i], more[c][i]);
+      }
+    }
+  } else if (r.distribution != Distribution::None) {
+    noise_of_calls<kCalls>(noise, q, r.distribution, r.scales[0], source.keys, site);
+  }
+  CW_UNROLL
+  for (int c = 0; c < kCalls; ++c) finish_call(w[c], noise[c], q + c, stream, r, source);
 }
 
 }  // namespace convweights

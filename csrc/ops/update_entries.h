@@ -30,7 +30,8 @@ struct FlatEntry {
   template <class T, class C, int kSeeds>
   CW_HD void run(int64_t chunk, unsigned thread, unsigned threads, const DeviceRecipe<C, kSeeds>& r,
                  const NoiseSource& source) const {
-    constexpr int kCalls = sizeof(T) == 2 ? 2 : 1;  // of a pack
+    // Of a pack: of 16 bytes, or more for several seeds, whose keys then serve more calls.
+    constexpr int kCalls = sizeof(T) == 2 ? 2 : kSeeds == 1 ? 1 : sizeof(T) == 4 ? 4 : 2;
     constexpr int kPack = 4 * kCalls;
     const uint64_t q = start / 4 / kCalls * kCalls + static_cast<uint64_t>(chunk) * kChunkCalls;
     const int64_t at = static_cast<int64_t>(q * 4 - start);  // wraps where the chunk begins before the tensor
@@ -66,8 +67,7 @@ struct FlatEntry {
       CW_UNROLL
       for (int i = 0; i < 4 * kCalls; ++i) w[i / 4][i % 4] = packs[i * sizeof(T) / 16].at[i % (16 / sizeof(T))];
     }
-    CW_UNROLL
-    for (int c = 0; c < kCalls; ++c) update_call(w[c], q + c, stream, r, source);
+    update_calls<kCalls>(w, q, stream, r, source);
     CW_UNROLL
     for (int i = 0; i < 4 * kCalls; ++i) packs[i * sizeof(T) / 16].at[i % (16 / sizeof(T))] = w[i / 4][i % 4];
     CW_UNROLL
@@ -78,15 +78,15 @@ struct FlatEntry {
   CW_HD void part(int64_t at, uint64_t q, const DeviceRecipe<C, kSeeds>& r, const NoiseSource& source) const {
     if (at + 4 <= 0 || at >= count) return;
     T* const w = reinterpret_cast<T*>(weight);
-    T values[4] = {};
+    T values[1][4] = {};
     CW_UNROLL
     for (int i = 0; i < 4; ++i) {
-      if (at + i >= 0 && at + i < count && r.terms.reads) values[i] = w[at + i];
+      if (at + i >= 0 && at + i < count && r.terms.reads) values[0][i] = w[at + i];
     }
-    update_call(values, q, stream, r, source);
+    update_calls<1>(values, q, stream, r, source);
     CW_UNROLL
     for (int i = 0; i < 4; ++i) {
-      if (at + i >= 0 && at + i < count) w[at + i] = values[i];
+      if (at + i >= 0 && at + i < count) w[at + i] = values[0][i];
     }
   }
 };
@@ -129,7 +129,7 @@ struct StridedEntry {
                          const NoiseSource& source) const {
     if (at + 4 <= 0 || at >= row) return;
     T* const w = reinterpret_cast<T*>(weight) + spot.weight;
-    T values[4] = {};
+    T values[1][4] = {};
     int64_t places[4];
     bool wanted[4];
     bool any = false;
@@ -152,13 +152,13 @@ struct StridedEntry {
       wanted[i] = mask == nullptr || mask[spot.mask + inner.mask];
       if (!wanted[i]) continue;
       any = true;
-      if (r.terms.reads) values[i] = w[places[i]];
+      if (r.terms.reads) values[0][i] = w[places[i]];
     }
     if (!any) return;
-    update_call(values, q, stream, r, source);
+    update_calls<1>(values, q, stream, r, source);
     CW_UNROLL
     for (int i = 0; i < 4; ++i) {
-      if (wanted[i]) w[places[i]] = values[i];
+      if (wanted[i]) w[places[i]] = values[0][i];
     }
   }
 };
