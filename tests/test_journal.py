@@ -66,7 +66,9 @@ ACTIONS = [[ENTER, LEAVE], [ENTER, FLIP, LEAVE], [ENTER, FLIP, FLIP, FLIP, LEAVE
 @settings(max_examples=100, deadline=None)
 @given(case=journal_cases(), actions=st.sampled_from(ACTIONS))
 def test_kernels_do_what_the_reference_does(device: str, case: JournalCase, actions: list[int]):
-    """With one thread byte for byte, which chunk comes to the pool first included."""
+    """With one thread byte for byte, which chunk comes to the pool first included. A device has no such order: there
+    chunks are compared as long as all of them find space.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -74,6 +76,8 @@ def test_kernels_do_what_the_reference_does(device: str, case: JournalCase, acti
         for action in actions:
             operator(*found, action)
             by_reference(expected, action)
+            if device != "cpu" and expected[1][4:8].any():
+                break
             for weight, judge in zip(found[0], expected[0], strict=True):
                 assert_same_bits(storage_of(weight), storage_of(judge), computed=True)
             if device == "cpu":

@@ -158,7 +158,10 @@ inline ThreadTransfer thread_transfer(const Transfer& t, int64_t pack = 1, int l
                                static_cast<uint32_t>(dim.src_stride),
                                static_cast<double>(map.n) / static_cast<double>(map.m)};
   }
-  for (int more = 0; more < 1 << made.count; ++more) made.factors[more] = factor_with(t, more);
+  for (int more = 0; more < 1 << made.count; ++more) {
+    made.factors[more] = factor_with(t, more);
+    made.rounded[more] = static_cast<float>(made.factors[more]);
+  }
   int64_t src = 0, dst = 0;
   for (int d = t.loops() - 1; d >= 0; --d) {
     const Dim& dim = t.dims[d];
@@ -232,23 +235,22 @@ void launch_elements(const Transfer& t, int64_t most_elements, Stream stream) {
   for_each_box(t, most_elements, 1, [&](const Transfer& box, const IndexTable& table) {
     const int64_t count = count_of(box);
     if (!fits) return for_each_element(GeneralElement<D, C>{box, table}, count, stream);
+    const ThreadTransfer made = thread_transfer(box);
+    const bool quads = sizeof(D) <= 8 && takes_quads(box);
+    const uint32_t elements = static_cast<uint32_t>(count);
     if constexpr (!std::is_void_v<C>) {
+      if (resizes(t)) return for_each_element(SumElement<D, C, true>{made, table}, count, stream);
       if (sums(t)) {
-        const auto launch_sum = [&](auto resizes) {
-          SumElement<D, C, decltype(resizes)::value> sum{thread_transfer(box), table, {}};
-          for (int more = 0; more < 1 << kMostSums; ++more) sum.factors[more] = static_cast<C>(sum.t.factors[more]);
-          for_each_element(sum, count, stream);
-        };
-        return resizes(t) ? launch_sum(std::true_type{}) : launch_sum(std::false_type{});
+        if (quads && made.dims[0].kind == MapKind::Identity) {
+          return for_each_element(SumQuads<D, C>{made, table, elements}, ceil_div(count, kQuad), stream);
+        }
+        return for_each_element(SumElement<D, C, false>{made, table}, count, stream);
       }
     }
-    const GatherElement<D, S, C, 1> gather{thread_transfer(box), table};
     if constexpr (sizeof(D) <= 8) {
-      if (takes_quads(box)) {
-        return for_each_element(QuadElement<D, C>{gather, static_cast<uint32_t>(count)}, ceil_div(count, 4), stream);
-      }
+      if (quads) return for_each_element(GatherQuads<D, C>{made, table, elements}, ceil_div(count, kQuad), stream);
     }
-    for_each_element(gather, count, stream);
+    for_each_element(GatherElement<D, S, C, 1>{made, table}, count, stream);
   });
 }
 
