@@ -131,13 +131,15 @@ CW_HD void update_calls(T (&w)[kCalls][4], uint64_t q, uint32_t stream, const De
                         const NoiseSource& source) {
   C noise[kCalls][4];
   const Site site = source.site(kNoise, stream);
-  CW_UNROLL
-  for (int c = 0; c < kCalls; ++c) {
+  if (kSeeds == 1 && r.distribution != Distribution::None) {
+    noise_of_calls<kCalls>(noise, q, r.distribution, r.scales[0], source.keys, site);
+  } else {
     CW_UNROLL
-    for (int i = 0; i < 4; ++i) noise[c][i] = kSeeds > 1 ? C(0) : C(-0.0);
-  }
-  if constexpr (kSeeds > 1) {
-    for (int k = 0; k < r.count && r.distribution != Distribution::None; ++k) {
+    for (int c = 0; c < kCalls; ++c) {
+      CW_UNROLL
+      for (int i = 0; i < 4; ++i) noise[c][i] = kSeeds > 1 ? C(0) : C(-0.0);
+    }
+    for (int k = 0; kSeeds > 1 && k < r.count && r.distribution != Distribution::None; ++k) {
       C more[kCalls][4];
       noise_of_calls<kCalls>(more, q, r.distribution, r.scales[k], round_keys(r.seeds[k]), site);
       CW_UNROLL
@@ -146,8 +148,6 @@ CW_HD void update_calls(T (&w)[kCalls][4], uint64_t q, uint32_t stream, const De
         for (int i = 0; i < 4; ++i) noise[c][i] = add(noise[c][i], more[c][i]);
       }
     }
-  } else if (r.distribution != Distribution::None) {
-    noise_of_calls<kCalls>(noise, q, r.distribution, r.scales[0], source.keys, site);
   }
   CW_UNROLL
   for (int c = 0; c < kCalls; ++c) finish_call(w[c], noise[c], q + c, stream, r, source);

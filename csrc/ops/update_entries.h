@@ -38,16 +38,20 @@ struct FlatEntry {
     T* const w = reinterpret_cast<T*>(weight) + at;
     const bool aligned = reinterpret_cast<uintptr_t>(w) % 16 == 0;
     if (aligned && at >= 0 && at + 4 * kChunkCalls <= count) {
-      for (unsigned p = thread; p < kChunkCalls / kCalls; p += threads) {
-        whole<T, kCalls>(w + p * kPack, q + p * kCalls, r, source);
+      // A branch of its own for weights that are not read: elements of 16 bits are then no separate conditions.
+      for (unsigned p = thread; p < kChunkCalls / kCalls && r.terms.reads; p += threads) {
+        whole<T, kCalls, true>(w + p * kPack, q + p * kCalls, r, source);
+      }
+      for (unsigned p = thread; p < kChunkCalls / kCalls && !r.terms.reads; p += threads) {
+        whole<T, kCalls, false>(w + p * kPack, q + p * kCalls, r, source);
       }
       return;
     }
     for (unsigned p = thread; p < kChunkCalls / kCalls; p += threads) {
       const int64_t first = at + p * kPack;
       if (first >= count) return;
-      if (aligned && first >= 0 && first + kPack <= count) {
-        whole<T, kCalls>(w + p * kPack, q + p * kCalls, r, source);
+      if (aligned && first >= 0 && first + kPack <= count && r.terms.reads) {
+        whole<T, kCalls, true>(w + p * kPack, q + p * kCalls, r, source);
       } else {
         CW_UNROLL
         for (int c = 0; c < kCalls; ++c) part<T>(first + 4 * c, q + p * kCalls + c, r, source);
@@ -56,17 +60,17 @@ struct FlatEntry {
   }
 
  private:
-  template <class T, int kCalls, class C, int kSeeds>
+  template <class T, int kCalls, bool kReads, class C, int kSeeds>
   CW_HD void whole(T* place, uint64_t q, const DeviceRecipe<C, kSeeds>& r, const NoiseSource& source) const {
     constexpr int kPacks = 4 * kCalls * sizeof(T) / 16;
-    Pack16<T> packs[kPacks];
-    T w[kCalls][4] = {};
-    if (r.terms.reads) {
+    Pack16<T> packs[kPacks] = {};
+    T w[kCalls][4];
+    if constexpr (kReads) {
       CW_UNROLL
       for (int i = 0; i < kPacks; ++i) packs[i] = reinterpret_cast<const Pack16<T>*>(place)[i];
-      CW_UNROLL
-      for (int i = 0; i < 4 * kCalls; ++i) w[i / 4][i % 4] = packs[i * sizeof(T) / 16].at[i % (16 / sizeof(T))];
     }
+    CW_UNROLL
+    for (int i = 0; i < 4 * kCalls; ++i) w[i / 4][i % 4] = packs[i * sizeof(T) / 16].at[i % (16 / sizeof(T))];
     update_calls<kCalls>(w, q, stream, r, source);
     CW_UNROLL
     for (int i = 0; i < 4 * kCalls; ++i) packs[i * sizeof(T) / 16].at[i % (16 / sizeof(T))] = w[i / 4][i % 4];
