@@ -20,9 +20,10 @@ def described(conditions: dict[str, Any]) -> str:
         if conditions["kind"] == "cuda"
         else f", {conditions['threads']} threads unless said otherwise, {conditions['simd']}"
     )
+    note = f"; {conditions['note']}" if "note" in conditions else ""
     return (
         f"{conditions['device']}{threads}; torch {conditions['versions']['torch']}, commit {conditions['commit']}, "
-        f"{conditions['date']}"
+        f"{conditions['date']}{note}"
     )
 
 
@@ -45,14 +46,15 @@ def table(run: dict[str, Any]) -> str:
         ratios = {
             kind: f"{row['median_us'] / rows['ours']['median_us']:.1f}x" if row else "-" for kind, row in rows.items()
         }
+        eager = rows["eager"]
+        named = f" `{eager['name']}`" if eager else ""
         lines.append(
-            f"| **{result['name']}**, {result['title']} | {time(rows['ours'])} | {time(rows['eager'])} "
-            f"`{rows['eager']['name']}` | {ratios['eager']} | {time(rows['compile'])} | {ratios['compile']} "
-            f"| {time(rows['floor'])} |"
+            f"| **{result['name']}**, {result['title']} | {time(rows['ours'])} | {time(eager)}{named} "
+            f"| {ratios['eager']} | {time(rows['compile'])} | {ratios['compile']} | {time(rows['floor'])} |"
         )
         for row in result["rows"]:
             if row["kind"] == "variant":
-                ratio = f"{rows['eager']['median_us'] / row['median_us']:.1f}x"
+                ratio = f"{eager['median_us'] / row['median_us']:.1f}x" if eager else "-"
                 lines.append(f"| by {row['name']} | {time(row)} | | {ratio} | | | |")
     return "\n".join(lines)
 

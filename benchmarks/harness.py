@@ -208,9 +208,9 @@ def conditions(device: str) -> dict[str, Any]:
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
-        # A copy of the working tree without its history is told which commit it is.
-        "commit": (git("rev-parse", "--short", "HEAD") or os.environ.get("CW_COMMIT", "none"))
-        + ("+" if git("status", "--porcelain") else ""),
+        # A copy of the working tree without its own history is told which commit it is.
+        "commit": os.environ.get("CW_COMMIT")
+        or (git("rev-parse", "--short", "HEAD") or "none") + ("+" if git("status", "--porcelain") else ""),
         "date": datetime.date.today().isoformat(),
     }
 
