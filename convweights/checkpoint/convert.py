@@ -68,9 +68,9 @@ def convert(
     the report names the rest. In safetensors a line of JSON under ``convweights`` in ``__metadata__`` says what the
     file was made of, by which rules and version.
 
-    From safetensors, ``.pt`` in zip format or uncompressed ``.npz`` into safetensors, memory does not grow with the
-    checkpoint, but by the largest tensor that is drawn or kept from a template. The other targets, and the legacy
-    ``.pt``, go through torch, which holds all that it writes, or reads.
+    From safetensors, ``.pt`` in zip format or uncompressed ``.npz`` into safetensors or ``.pt``, memory does not grow
+    with the checkpoint, but by the largest tensor that is drawn or kept from a template. ``.dcp``, the legacy ``.pt``,
+    and a ``.pt`` with quantized or nested tensors go through torch, which holds all that it writes, or reads.
 
     Args:
         source, rules, like, dtype, strict: as :func:`~convweights.plan`.
