@@ -16,6 +16,7 @@ __attribute__((weak)) void torch_c10_cuda_free_error_msg(char* error_msg);
 
 #include <string>
 
+#include "ops/compact_cuda.h"
 #include "ops/fill_cuda.h"
 #include "ops/fill_op.h"
 #include "ops/journal_cuda.h"

@@ -35,6 +35,7 @@ void launch(void (*kernel)(Parameters...), unsigned blocks, int, Arguments... ar
 
 }  // namespace convweights
 
+#include "ops/compact_cuda.h"
 #include "ops/fill_cuda.h"
 #include "ops/journal_cuda.h"
 #include "ops/transfer_cuda.h"
