@@ -6,7 +6,9 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 
 from convweights.checkpoint.raw import read_at, write_at
@@ -41,19 +43,25 @@ def records(file: BinaryIO) -> dict[str, Record]:
     return found
 
 
-def sum_up(file: BinaryIO, filled: Sequence[Record]) -> None:
+def sum_up(file: BinaryIO, filled: Sequence[Record], workers: int) -> None:
     """Write the checksums of records that have been filled, in the directory and behind each one."""
-    buffer = memoryview(bytearray(_PIECE))
-    for record in filled:
-        checksum = 0
-        for at in range(0, record.size, _PIECE):
-            piece = buffer[: min(_PIECE, record.size - at)]
-            read_at(file.fileno(), piece, record.at + at)
-            checksum = zlib.crc32(piece, checksum)
-        written = memoryview(struct.pack("<L", checksum))
-        write_at(file.fileno(), written, record.entry + _ENTRY_CHECKSUM)
-        if _bytes(file, record.at + record.size, len(_DESCRIPTOR)) == _DESCRIPTOR:
-            write_at(file.fileno(), written, record.at + record.size + len(_DESCRIPTOR))
+    with ThreadPoolExecutor(workers) as pool:
+        for record, checksum in zip(filled, pool.map(partial(_checksum, file), filled), strict=True):
+            written = memoryview(struct.pack("<L", checksum))
+            write_at(file.fileno(), written, record.entry + _ENTRY_CHECKSUM)
+            end = record.at + record.size
+            if _bytes(file, end, len(_DESCRIPTOR)) == _DESCRIPTOR:
+                write_at(file.fileno(), written, end + len(_DESCRIPTOR))
+
+
+def _checksum(file: BinaryIO, record: Record) -> int:
+    buffer = memoryview(bytearray(min(_PIECE, record.size)))
+    checksum = 0
+    for at in range(0, record.size, _PIECE):
+        piece = buffer[: min(_PIECE, record.size - at)]
+        read_at(file.fileno(), piece, record.at + at)
+        checksum = zlib.crc32(piece, checksum)
+    return checksum
 
 
 def _bytes(file: BinaryIO, at: int, count: int) -> bytes:

@@ -17,7 +17,7 @@ import torch
 
 from convweights.checkpoint.archive import records, sum_up
 from convweights.checkpoint.contents import Checkpoint, TensorInfo
-from convweights.checkpoint.engine import Make, Tick, write_files
+from convweights.checkpoint.engine import WORKERS, Make, Tick, write_files
 from convweights.checkpoint.layout import Copy, Layout
 from convweights.checkpoint.state_dict import is_named_tensor
 from convweights.checkpoint.storages import storages_in
@@ -62,7 +62,7 @@ def write_torch(
             held.append((at, _bytes_of(storage)))
     layout = Layout(held, places, file.seek(0, io.SEEK_END), copies)
     overflown = write_files([(file.fileno(), layout)], planned.tensors, source, make, workers=workers, tick=tick)
-    sum_up(file, [found[f"data/{key}"] for key in range(len(stored))])
+    sum_up(file, [found[f"data/{key}"] for key in range(len(stored))], workers or WORKERS)
     return overflown
 
 
