@@ -278,6 +278,16 @@ def test_many_seeds_and_a_seed_on_the_device(kernels: Path):
     check_updates(kernels, [UpdateCase([plain((90,), torch.float16, wild=True)], stochastic)], on_device=True)
 
 
+@pytest.mark.parametrize("dtype", COMPUTE_DTYPES)
+def test_packs_that_begin_before_the_tensor_and_end_with_a_chunk(kernels: Path, dtype: torch.dtype):
+    rng = np.random.default_rng(0)
+    sizes = [(8, 8188), (12, 8184), (12, 8188), (13, 8180), (13, 8184), (4, 8190), (0, 8192), (15, 8193)]
+    targets = [Target(Placed.make((count,), dtype, rng), 3, None, ((20_000,), (start,))) for start, count in sizes]
+    check_updates(
+        kernels, [UpdateCase(targets), UpdateCase(targets, {"accumulate": True, "seeds": [1, 2], "scales": [1.0, 2.0]})]
+    )
+
+
 def fill_request(cases: list[Fill]) -> bytes:
     parts = [ints(2, len(cases))]
     for case in cases:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import io
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from bits import assert_same_bits
 
 import convweights as cw
 from convweights import native
+from convweights.checkpoint.contents import TensorInfo
+from convweights.checkpoint.torch_target import _Blanks
 
-RULES = [{"match": "conv.weight", "in_channels": 6}, {"match": "cast", "dtype": "float16"}]
+RULES = [{"match": "conv.weight", "in_channels": 6}, {"match": "re:cast.*", "dtype": "float16"}]
 
 
 @pytest.fixture(params=["stream", "reference"] if native.cpu is not None else ["reference"], autouse=True)
@@ -41,6 +44,8 @@ def checkpoint() -> dict[str, Any]:
             "frozen": torch.nn.Parameter(torch.randn(3), requires_grad=False),
             "empty": torch.empty(0, 4),
             "one": torch.tensor(3),
+            "plain": torch.randn(2, 2, requires_grad=True),
+            "cast.plain": torch.randn(2, 2, requires_grad=True),
             "flags": torch.tensor([True, False]),
             "complex": torch.randn(3, dtype=torch.complex64),
             "sparse": torch.eye(4).to_sparse(),
@@ -84,8 +89,10 @@ def test_what_does_not_change_is_as_it_was(tmp_path, legacy: bool, quantized: bo
     assert after["optimizer"]["param_groups"] == before["optimizer"]["param_groups"]
     assert_same_bits(new["conv.weight"], old["conv.weight"][:, [0, 1, 2, 0, 1, 2]] / 2)
     assert_same_bits(new["cast"], old["cast"].half())
+    assert_same_bits(new["cast.plain"], old["cast.plain"].half())
+    assert new["cast.plain"].requires_grad == old["cast.plain"].requires_grad
     assert isinstance(new["conv.weight"], torch.nn.Parameter)
-    for name in old.keys() - {"conv.weight", "cast", "sparse", "quantized"}:
+    for name in old.keys() - {"conv.weight", "cast", "cast.plain", "sparse", "quantized"}:
         assert type(new[name]) is type(old[name])
         assert (new[name].requires_grad, new[name].stride()) == (old[name].requires_grad, old[name].stride())
         assert_same_bits(new[name], old[name])
@@ -140,3 +147,44 @@ def test_a_full_disk(tmp_path, monkeypatch):
     with pytest.raises(cw.CheckpointError, match=r"^convert: target must be writable, got .*No space left"):
         cw.convert(tmp_path / "a.pt", tmp_path / "b.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+class Twice:
+    """Pickled as a dict in which a key is set twice: the file has a storage that nobody refers to."""
+
+    def __reduce__(self):
+        first, second, third = (torch.full((8,), value) for value in (1.0, 2.0, 3.0))
+        return collections.OrderedDict, (), None, None, iter([("x", first), ("x", second), ("y", third)])
+
+
+@pytest.mark.parametrize("target", ["b.pt", "b.safetensors"])
+def test_a_storage_that_is_not_used(tmp_path, target: str):
+    torch.save(Twice(), tmp_path / "a.pt")
+    cw.convert(tmp_path / "a.pt", tmp_path / target, rules=[{"match": "y", "dtype": "float16"}])
+    cw.convert(tmp_path / target, tmp_path / "c.pt")
+    found = load(tmp_path / "c.pt")
+    assert (found["x"].unique().tolist(), found["y"].unique().tolist()) == ([2.0], [3.0])
+
+
+def test_progress_ends_with_all_bytes(tmp_path):
+    """Also where tensors share memory, and others than those of the state dict are written."""
+    torch.save(checkpoint(), tmp_path / "a.pt")
+    told: list[tuple[int, int, str]] = []
+    cw.convert(tmp_path / "a.pt", tmp_path / "b.pt", rules=RULES, progress=lambda *said: told.append(said))
+    assert told[-1][0] == told[-1][1] > 0
+    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
+
+
+def test_a_tensor_that_is_too_large(tmp_path):
+    torch.save({"conv.weight": torch.ones(4, 3, 2, 2)}, tmp_path / "a.pt")
+    for channels in (2**40, 2**58):
+        with pytest.raises(cw.CheckpointError, match=r"^convert: target must lie where there is space for it, got "):
+            cw.convert(tmp_path / "a.pt", tmp_path / "b.pt", rules=[{"match": "conv.weight", "in_channels": channels}])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="promised memory without any behind it is Linux's")
+def test_what_is_only_promised(tmp_path):
+    """More than any machine has."""
+    large = _Blanks().tensor(TensorInfo("large", (1 << 38,), torch.uint8))
+    assert large.nbytes == 1 << 38

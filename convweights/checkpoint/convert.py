@@ -209,8 +209,7 @@ class _ProgressError(Exception):
 def _told(progress: Progress, total: int) -> Tick:
     def tick(done: int, name: str) -> None:
         try:
-            # What stands beside the tensors in a .pt file is written too, and not counted.
-            progress(min(done, total), total, name)
+            progress(done, total, name)
         except OSError as error:
             raise _ProgressError(error) from error
 

@@ -54,7 +54,8 @@ def write_files(
     copied: list[tuple[int, Copy]] = []
     done = 0
     for descriptor, layout in files:
-        _make_room(descriptor, layout.size)
+        check_room(descriptor, layout.size)
+        os.truncate(descriptor, layout.size)
         for at, known in layout.around:
             write_at(descriptor, memoryview(known), at)
         for name, at in layout.places.items():
@@ -101,11 +102,10 @@ def _stream(jobs: list[object], workers: int, tick: object, source: Checkpoint) 
     return found
 
 
-def _make_room(descriptor: int, size: int) -> None:
-    """Let the file be as long as it will be, once there is space for it."""
+def check_room(descriptor: int, size: int) -> None:
+    """Refuse a file for which there is no space."""
     found = os.fstatvfs(descriptor)
     free = found.f_bavail * found.f_frsize
     if found.f_blocks and size > free:  # file systems that do not know say 0 of both
         rule, got = "lie where there is space for it", f"{words(size)} for {words(free)} that are free"
         raise CheckpointError(sentence("convert", "target", rule, got))
-    os.truncate(descriptor, size)

@@ -1,14 +1,12 @@
-"""The storages of what torch.save writes and torch.load reads, in the order in which the file has them."""
+"""The storages of what torch.save writes, in the order in which the file has them."""
 
 from __future__ import annotations
 
 import io
 import pickle
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
-
-from convweights.checkpoint.archive import records
 
 
 def storages_in(content: Any) -> list[torch.UntypedStorage]:
@@ -31,18 +29,3 @@ class _Storages(pickle.Pickler):
         storage = item._untyped_storage if isinstance(item, torch.storage.TypedStorage) else item
         self.found.setdefault(storage._cdata, storage)
         return ""
-
-
-def mapped_at(content: Any, file: BinaryIO) -> int | None:
-    """The address of the file's first byte, for what torch.load has read from it with mmap: all of it is one mapping.
-
-    None where the storages are not where the archive says, whoever wrote it.
-    """
-    found = {name: (record.at, record.size) for name, record in records(file).items()}
-    filled = {key: storage for key, storage in enumerate(storages_in(content)) if storage.nbytes()}
-    if not filled:
-        return None
-    key, storage = next(iter(filled.items()))
-    begin = storage.data_ptr() - found.get(f"data/{key}", (0, 0))[0]
-    places = {(storage.data_ptr() - begin, storage.nbytes()) for storage in filled.values()}
-    return begin if places <= set(found.values()) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import sys
@@ -14,7 +15,6 @@ import torch
 
 from convweights.checkpoint.contents import Checkpoint, Span, TensorInfo
 from convweights.checkpoint.state_dict import find_state, is_named_tensor
-from convweights.checkpoint.storages import mapped_at
 from convweights.fitting.errors import CheckpointError, sentence
 from convweights.fitting.modules import place_of
 
@@ -32,7 +32,26 @@ class TorchFile(Checkpoint):
         named = (item for item in self._state.items() if is_named_tensor(*item))
         self.tensors = {name: _info(name, tensor) for name, tensor in named}
         self._bytes: BinaryIO | None = path.open("rb", buffering=0) if mapped else None
-        self._mapped = None if self._bytes is None else mapped_at(root, self._bytes)
+        self._mapped = self._mapping(path) if mapped else None
+
+    def _mapping(self, path: Path) -> int | None:
+        """The address of the file's first byte: what torch.load reads with mmap is one mapping.
+
+        Where a tensor lies in the file, torch says of the same objects on the meta device. None where it cannot, of
+        quantized tensors for one, or where what it says is not one mapping.
+        """
+        try:
+            places = torch.load(path, weights_only=True, map_location="meta", mmap=True)
+        except Exception:
+            return None
+        state = places if self.around.nested is None else places[self.around.nested]
+        begins = set()
+        for name in self.tensors:
+            if self.tensors[name].plain and self.tensors[name].nbytes:
+                storage = self._state[name].untyped_storage()
+                place = getattr(state[name].untyped_storage(), "_checkpoint_offset", None)
+                begins.add(None if place is None else storage.data_ptr() - place)
+        return begins.pop() if len(begins) == 1 else None
 
     def read(self, name: str) -> torch.Tensor:
         tensor: torch.Tensor = self._state[name]
@@ -63,7 +82,9 @@ class TorchFile(Checkpoint):
         """The descriptor of the file, and where in it the storage of something that was loaded from it lies."""
         if self._bytes is None or self._mapped is None:
             return None
-        return self._bytes.fileno(), storage.data_ptr() - self._mapped if storage.nbytes() else 0
+        at = storage.data_ptr() - self._mapped if storage.nbytes() else 0
+        inside = 0 <= at <= os.fstat(self._bytes.fileno()).st_size - storage.nbytes()
+        return (self._bytes.fileno(), at) if inside else None
 
     def close(self) -> None:
         self._state = None

@@ -9,15 +9,16 @@ from __future__ import annotations
 import copy
 import io
 import mmap
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import torch
 
-from convweights.checkpoint.archive import records, sum_up
+from convweights.checkpoint.archive import Record, records, sum_up
 from convweights.checkpoint.contents import Checkpoint, TensorInfo
-from convweights.checkpoint.engine import WORKERS, Make, Tick, write_files
+from convweights.checkpoint.engine import WORKERS, Make, Tick, check_room, write_files
 from convweights.checkpoint.layout import Copy, Layout
 from convweights.checkpoint.state_dict import is_named_tensor
 from convweights.checkpoint.storages import storages_in
@@ -33,37 +34,70 @@ def write_torch(
     ``file`` is open for reading too, and no path, because torch.save writes the path's name into the archive. The
     names of the tensors in which finite values became infinite.
     """
+    check_room(file.fileno(), planned.nbytes)
     made = _Blanks()
     content = _content(planned, source, made)
-    try:
-        with torch.serialization.skip_data():
-            stored = storages_in(content)
-    except RuntimeError:  # there are tensors of a kind that torch only saves whole: quantized or nested ones
+    found = _save_room_for(content, file)
+    if found is None:
         overflown = made.fill(planned, make, tick)
         _save(content, file)
         return overflown
     called = {} if source.around.state is None else _names(source.around.state)
-    with torch.serialization.skip_data():
-        _save(content, file)
-    file.flush()
-    found = records(file)
     places: dict[str, int] = {}
     copies: list[Copy] = []
     held: list[tuple[int, bytes | memoryview]] = []
-    for key, storage in enumerate(stored):
-        at = found[f"data/{key}"].at
+    for key, (storage, record) in enumerate(found):
         name = made.names.get(storage._cdata)
         place = source.place(storage) if isinstance(source, TorchFile) else None
         if name is not None:
-            places[name] = at
+            places[name] = record.at
         elif place is not None:
-            copies.append(Copy(called.get(storage._cdata, f"data/{key}"), *place, at, storage.nbytes()))
+            copies.append(Copy(called.get(storage._cdata, f"data/{key}"), *place, record.at, storage.nbytes()))
         else:
-            held.append((at, _bytes_of(storage)))
+            held.append((record.at, _bytes_of(storage)))
     layout = Layout(held, places, file.seek(0, io.SEEK_END), copies)
-    overflown = write_files([(file.fileno(), layout)], planned.tensors, source, make, workers=workers, tick=tick)
-    sum_up(file, [found[f"data/{key}"] for key in range(len(stored))], workers or WORKERS)
+    moved = sum(record.size for _, record in found)
+
+    def told(done: int, name: str) -> None:
+        # Optimizer states are written too, and tensors that share memory once: in all it is another number of bytes.
+        assert tick is not None
+        tick(done * planned.nbytes // max(1, moved), name)
+
+    overflown = write_files(
+        *([(file.fileno(), layout)], planned.tensors, source, make),
+        workers=workers,
+        tick=None if tick is None else told,
+    )
+    sum_up(file, [record for _, record in found], workers or WORKERS)
+    if tick is not None and planned.tensors:
+        tick(planned.nbytes, planned.tensors[-1].name)
     return overflown
+
+
+def _save_room_for(content: Any, file: BinaryIO) -> list[tuple[torch.UntypedStorage, Record]] | None:
+    """Save all but the bytes of the storages; these, each with its place. None, and an empty file, where torch can only
+    save them whole: quantized tensors and nested ones.
+    """
+    try:
+        with torch.serialization.skip_data():
+            stored = storages_in(content)
+            _save(content, file)
+    except RuntimeError as error:
+        if "skip_data" not in str(error):
+            raise
+        stored = None
+    if stored is not None:
+        file.flush()
+        found = {name: record for name, record in records(file).items() if name.startswith("data/")}
+        if [found[f"data/{key}"].size for key in range(len(found))] == [storage.nbytes() for storage in stored]:
+            return [(storage, found[f"data/{key}"]) for key, storage in enumerate(stored)]
+    file.seek(0)
+    file.truncate()
+    return None
+
+
+# So that more may be promised than there is. Python has the name from 3.13 on.
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 class _Blanks:
@@ -77,8 +111,7 @@ class _Blanks:
         seen = torch.empty(info.shape, dtype=info.dtype, device="meta")
         storage = torch.UntypedStorage(0)
         if seen.nbytes:
-            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-            memory = mmap.mmap(-1, seen.nbytes, flags=flags)
+            memory = mmap.mmap(-1, seen.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
             storage = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
         tensor = torch.empty(0, dtype=info.dtype, device="cpu").set_(storage, 0, seen.shape, seen.stride())
         self.names[storage._cdata] = info.name
@@ -91,7 +124,7 @@ class _Blanks:
         for tensor in planned.tensors:
             if tensor.name in self._tensors:
                 values, infinite = make(tensor)
-                self._tensors[tensor.name].copy_(values)
+                self._tensors[tensor.name].detach().copy_(values)
                 overflown += [tensor.name] if infinite else []
             done += tensor.target.nbytes
             if tick is not None:
@@ -120,8 +153,10 @@ def _content(planned: Plan, source: Checkpoint, made: _Blanks) -> Any:
 
 
 def _like(old: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
-    """``new`` as a Parameter where ``old`` is one."""
-    return torch.nn.Parameter(new, old.requires_grad) if isinstance(old, torch.nn.Parameter) else new
+    """``new`` as a Parameter where ``old`` is one, and with a gradient where it has one."""
+    if isinstance(old, torch.nn.Parameter):
+        return torch.nn.Parameter(new, old.requires_grad)
+    return new.requires_grad_() if old is not None and old.requires_grad else new
 
 
 def _names(state: Mapping[str, Any]) -> dict[int, str]:

@@ -111,7 +111,7 @@ struct JournalBlocks {
         CW_UNROLL
         for (unsigned k = 0; k < kCallsEach; ++k) {
           const unsigned call = call_of(thread, k);
-          if (static_cast<int>(4 * call) < weights.size) own.codes |= uint32_t{codes[call]} << 8 * k;
+          if (static_cast<int>(4 * call) < weights.size) own.codes |= (codes[call] & weights.codes_in(call)) << 8 * k;
         }
         return counts_of(escapes_in(own.codes));
       });

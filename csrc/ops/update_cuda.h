@@ -53,8 +53,7 @@ void launch_pieces(const std::vector<const Piece*>& pieces, const DeviceRecipe<C
     for (int i = 0; i < chunks.count; ++i) {
       Entry entry = entry_of(*pieces[begin + i], static_cast<Entry*>(nullptr));
       entry.chunks_before = total;
-      // One call more, for packs that begin before the first.
-      total += ceil_div(entry.calls() + 1, kChunkCalls);
+      total += ceil_div(entry.calls() + Entry::kBefore, kChunkCalls);
       chunks.entries[i] = entry;
     }
     for_each_chunk(chunks, total, stream);

@@ -18,6 +18,9 @@ constexpr int64_t kChunkCalls = 2048;
 
 // A tensor in one piece.
 struct FlatEntry {
+  // Calls by which the first pack may begin before the tensor's first call: a pack has four at the most.
+  static constexpr int64_t kBefore = 3;
+
   char* weight;
   int64_t count;
   uint64_t start;
@@ -98,6 +101,8 @@ struct FlatEntry {
 // A tensor of any strides, with a mask or a place in a larger one: rows whose elements follow one another in the
 // logical index, each cut into calls, with one to spare, since a row may begin inside a call.
 struct StridedEntry {
+  static constexpr int64_t kBefore = 0;
+
   char* weight;
   const bool* mask;
   uint64_t start;
