@@ -298,7 +298,7 @@ def _make(planned: TensorPlan, source: Checkpoint, template: Contents | None) ->
         return values, False
     own = template.read(planned.name).to("cpu") if template is not None and planned.base == "keep" else None
     if own is not None and not planned.reads:
-        # A slice would take the whole that it is of along into a file of torch.save.
+        # A slice would take the whole that it is of along into a .dcp.
         return own.clone() if own.untyped_storage().nbytes() > own.nbytes else own, False
     try:
         weight = torch.empty(planned.target.shape, dtype=planned.target.dtype, device="cpu")

@@ -69,6 +69,15 @@ struct Quad {
     uint32_t written;  // a bit for each
   };
 
+  // Of those whose bits are set; the values are still to come.
+  template <class D>
+  CW_HD Taken<D> taken(uint32_t written) const {
+    Taken<D> made;
+    made.first = first;
+    made.written = written;
+    return made;
+  }
+
   template <class D>
   CW_HD static void put(D* target, const Taken<D>& taken) {
     D* const place = target + taken.first;
@@ -96,9 +105,7 @@ struct GatherQuads {
     const Quad quad(t, number, table);
     uint32_t src[kQuad];
     const uint32_t reached = quad.places(src, t, count, table);
-    Taken taken;
-    taken.first = quad.first;
-    taken.written = t.keep ? reached : quad.wanted(count);
+    Taken taken = quad.taken<D>(t.keep ? reached : quad.wanted(count));
     if constexpr (std::is_void_v<C>) {
       read<D>(taken, src, reached, [](D value) { return value; });
     } else {

@@ -139,9 +139,7 @@ struct SumQuads {
     const Quad quad(t, number, table);
     uint32_t src[kQuad];
     const uint32_t reached = quad.places(src, t, count, table);
-    Taken taken;
-    taken.first = quad.first;
-    taken.written = t.keep ? reached : quad.wanted(count);
+    Taken taken = quad.taken<D>(t.keep ? reached : quad.wanted(count));
     const SumWindow<C, false> here(t, quad.here), next(t, quad.next);
     with_compute_type(t.src_type, [&](auto type) {
       using S = typename decltype(type)::type;
