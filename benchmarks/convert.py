@@ -1,6 +1,7 @@
 """Conversions of checkpoints against the usual ways and ``cp``, page cache warm; ``--help`` says how to call it.
 
-The checkpoints are made in shared memory where there is room for them, else in the directory for temporary files.
+The checkpoints are made in shared memory where there is room for them, else in the directory for temporary files. Each
+run writes a target that is not there: to free one that is replaced takes its time from whoever does it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bare import Bare
 from harness import Case, Contender, main
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -48,21 +50,33 @@ class Conversion(Case):
         disk: bool,
     ) -> None:
         blank = torch.empty(0)
-        super().__init__(name, title, blank, blank, blank, rounds=rounds, threads=2, warms=True)
+        super().__init__(name, title, blank, blank, blank, rounds=rounds, threads=2, alone=True)
         self.size = sum(tensor.nbytes for tensor in state.values())
         self.folder = folder_for(self.size, disk=disk)
-        self.source, self.pickled = self.folder / "source.safetensors", self.folder / "source.pt"  # type: ignore[assignment]
-        save_file(dict(state), self.source)
+        self.plain, self.pickled = self.folder / "source.safetensors", self.folder / "source.pt"
+        save_file(dict(state), self.plain)
         torch.save(dict(state), self.pickled)
-        self.change, self.sharded = change, sharded
+        self.copy, self.change, self.sharded = self.folder / "copy", change, sharded
         self.wanted = dict(change(key, tensor) for key, tensor in state.items())
         # The tensors of each file, as every contender has them.
         self.shards = shards_of(
             (TensorInfo(k, tuple(t.shape), t.dtype) for k, t in self.wanted.items()), SHARD, "model"
         )
 
+    def clear(self) -> None:
+        for left in (self.target, self.copy):
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink(missing_ok=True)
+
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def given(self) -> Path:
+        """The source of ours and of ``cp``."""
+        return self.plain
 
     @property
     def target(self) -> Path:
@@ -72,23 +86,25 @@ class Conversion(Case):
     def moved(self) -> int:
         return self.size
 
+    def found(self) -> dict[str, torch.Tensor]:
+        files = sorted(self.target.glob("*.safetensors")) if self.sharded else [self.target]
+        return {name: tensor for path in files for name, tensor in load_file(path).items()}
+
     def is_right(self) -> bool:
-        found: dict[str, torch.Tensor] = {}
-        for path in sorted(self.target.glob("*.safetensors")) if self.sharded else [self.target]:
-            found |= load_file(path)
+        found = self.found()
         return found.keys() == self.wanted.keys() and all(
             torch.equal(found[key], wanted) for key, wanted in self.wanted.items()
         )
 
     def check(self) -> None:
         for contender in self.contenders:
+            self.clear()
             contender.run()
             if not self.is_right():
                 raise AssertionError(f"{self.name}: {contender.name} must give the expected result before it is timed")
 
     def floor(self) -> Contender:
-        copy = self.folder / "copy"
-        return Contender("cp of the source", "floor", lambda: subprocess.run(["cp", self.source, copy], check=True))
+        return Contender("cp of the source", "floor", lambda: subprocess.run(["cp", self.given, self.copy], check=True))
 
     def save(self, read: Callable[[str], torch.Tensor], names: Mapping[str, str]) -> None:
         """Into one file or several, a file at a time; ``names`` are the source's by the target's."""
@@ -101,13 +117,14 @@ class Conversion(Case):
             save_file(part, self.target / file)
 
     def add_peers(self) -> None:
-        names = {self.change(key, torch.empty(64, 3, 7, 7))[0]: key for key in load_file(self.source)}
+        new = {key: self.change(key, torch.empty(64, 3, 7, 7))[0] for key in load_file(self.plain)}
+        names = {to: key for key, to in new.items()}
 
         def loaded() -> None:
-            self.save(load_file(self.source).__getitem__, names)
+            self.save(load_file(self.plain).__getitem__, names)
 
         def one_by_one() -> None:
-            with safe_open(self.source, framework="pt") as file:
+            with safe_open(self.plain, framework="pt") as file:
                 self.save(file.get_tensor, names)
 
         def unpickled() -> None:
@@ -116,6 +133,33 @@ class Conversion(Case):
         self.eager("load_file, save_file", loaded)
         self.eager("safe_open tensor by tensor, save_file", one_by_one)
         self.eager("torch.load(mmap=True), save_file", unpickled)
+        files = {self.target / file if self.sharded else self.target: infos for file, infos in self.shards.items()}
+        bare = Bare(self.plain, {name: (names[name], tensor) for name, tensor in self.wanted.items()}, files)
+        self.variant("pread, cast and pwrite, nothing else", bare.run)
+
+
+class TorchConversion(Conversion):
+    """From a ``.pt`` file into another."""
+
+    @property
+    def given(self) -> Path:
+        return self.pickled
+
+    @property
+    def target(self) -> Path:
+        return self.folder / "target.pt"
+
+    def found(self) -> dict[str, torch.Tensor]:
+        tensors: dict[str, torch.Tensor] = torch.load(self.target, weights_only=True)
+        return tensors
+
+    def add_peers(self) -> None:
+        def through(*, mmap: bool) -> None:
+            state = torch.load(self.pickled, mmap=mmap, weights_only=True)
+            torch.save(dict(self.change(name, tensor) for name, tensor in state.items()), self.target)
+
+        self.eager("torch.load, torch.save", lambda: through(mmap=False))
+        self.eager("torch.load(mmap=True), torch.save", lambda: through(mmap=True))
 
 
 def stem_and_cast(key: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
@@ -143,6 +187,7 @@ def case(
     asked: Mapping[str, Any] = STEM,
     what: str = "stem 3 -> 6, float32 -> bfloat16",
     rounds: int = 9,
+    kind: type[Conversion] = Conversion,
     sharded: bool = False,
     disk: bool = False,
 ) -> Case:
@@ -150,11 +195,11 @@ def case(
     rest = [(9, 7)] * 3 if tiny else shapes
     state = {"stem.weight": torch.randn(64, 3, 7, 7, generator=g)}
     state.update({f"layers.{k}.weight": torch.randn(shape, generator=g) for k, shape in enumerate(rest)})
-    made = Conversion(name, f"{len(state)} tensors, {what}", state, change, rounds, sharded=sharded, disk=disk)
+    made = kind(name, f"{len(state)} tensors, {what}", state, change, rounds, sharded=sharded, disk=disk)
     more: dict[str, Any] = {**asked, "overwrite": True, **({"shard_size": SHARD} if sharded else {})}
-    made.ours("convert(..., fsync=False)", lambda: cw.convert(made.source, made.target, **more, fsync=False))
+    made.ours("convert(..., fsync=False)", lambda: cw.convert(made.given, made.target, **more, fsync=False))
     if disk:
-        made.variant("convert(...), on the disk when it ends", lambda: cw.convert(made.source, made.target, **more))
+        made.variant("convert(...), on the disk when it ends", lambda: cw.convert(made.given, made.target, **more))
     made.add_peers()
     return made
 
@@ -167,7 +212,10 @@ CASES = {
     "shards": lambda device, **options: case(
         device, name="2 GB sharded", what="stem 3 -> 6, float32 -> bfloat16, files of 500 MB", sharded=True, **options
     ),
-    "small": lambda device, **options: case(device, name="22 MB", shapes=HALF, rounds=31, **options),
+    "small": lambda device, **options: case(device, name="22 MB", shapes=HALF, rounds=61, **options),
+    "torch": lambda device, **options: case(
+        device, name="2 GB .pt", what="stem 3 -> 6, float32 -> bfloat16, .pt to .pt", kind=TorchConversion, **options
+    ),
     "rename": lambda device, **options: case(
         device, name="2 GB renamed", change=renamed, asked=RENAME, what="other names only", **options
     ),

@@ -52,9 +52,9 @@ class Case:
     contenders: list[Contender] = field(default_factory=list)
     threads: int | None = None
     rounds: int = 31
-    # Whether a contender runs once untimed before each sample: what it frees and takes again has its own state then,
-    # and not that in which another one left the machine's memory.
-    warms: bool = False
+    # Whether a sample is one run, after one that is not timed, each into nothing that is there: what a contender frees
+    # and takes again has its own state then, and not that in which another one left the machine's memory.
+    alone: bool = False
 
     def ours(self, name: str, run: Callable[[], Any]) -> None:
         self.contenders.append(Contender(name, "ours", run))
@@ -82,8 +82,11 @@ class Case:
         here = torch.empty_like(there)
         return Contender("copy_ of the same bytes", "floor", lambda: here.copy_(there))
 
+    def clear(self) -> None:
+        """Take away what a run has left outside of memory; not timed, and only called where runs are ``alone``."""
+
     def close(self) -> None:
-        """Let go of what it holds outside of memory."""
+        """Let go of all that it holds outside of memory."""
 
     def check(self) -> None:
         """Raise where a contender's result is not the expected one. The floor has none."""
@@ -153,15 +156,17 @@ def measure(case: Case, *, rounds: int, least: float) -> list[dict[str, Any]]:
     numbers = []
     for contender in contenders:
         sample(contender, 2)
-        numbers.append(max(1, math.ceil(least / sample(contender, 2))))
+        numbers.append(1 if case.alone else max(1, math.ceil(least / sample(contender, 2))))
     times: list[list[float]] = [[] for _ in contenders]
     order, shuffled = list(range(len(contenders))), random.Random(0)
     for _ in range(rounds):
         # Another order each round, so that nobody always follows the same one, in its caches and threads.
         shuffled.shuffle(order)
         for who in order:
-            if case.warms:
+            if case.alone:
+                case.clear()
                 contenders[who].run()
+                case.clear()
             times[who].append(sample(contenders[who], numbers[who]))
     rows = []
     for contender, taken in zip(contenders, times, strict=True):

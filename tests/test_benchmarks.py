@@ -20,6 +20,7 @@ def load(name: str):
 
 
 harness = load("harness")
+bare = load("bare")
 transfer = load("transfer")
 update = load("update")
 fill = load("fill")
