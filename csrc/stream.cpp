@@ -77,6 +77,15 @@ Job transfer_job(const Place& source, const Place& target, const Type& source_ty
   return job;
 }
 
+// Elements that lie in order on both sides, each as the other type.
+Job cast_job(const Place& source, const Place& target, const Type& source_type, const Type& target_type,
+             int64_t elements) {
+  const Ints identity{static_cast<int64_t>(MapKind::Identity)};
+  const Ints none{static_cast<int64_t>(Rescale::None)};
+  return transfer_job(source, target, source_type, target_type, /*same=*/false, {elements}, {1}, {elements}, identity,
+                      {0}, none, {}, 1.0, {});
+}
+
 // A source that could not be read: errno, or 0 where it has become shorter. Of its own, so that it is neither what the
 // tick has raised nor a target that could not be written.
 PyObject* unread = nullptr;
@@ -113,6 +122,7 @@ void bind_stream(pybind11::module_& m) {
   unread = pybind11::exception<FileFault>(m, "Unread").release().ptr();
   pybind11::class_<Job>(m, "Job", "A tensor on its way from one file into another.")
       .def_static("copy", &copy_job)
+      .def_static("cast", &cast_job)
       .def_static("transfer", &transfer_job)
       .def_readonly("bytes", &Job::bytes);
   m.def("stream", &stream, "Carry out jobs with so many threads; the jobs in which finite values became infinite.");

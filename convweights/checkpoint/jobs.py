@@ -10,17 +10,14 @@ import torch
 from convweights import native
 from convweights.checkpoint.contents import Checkpoint
 from convweights.fitting.report import TensorPlan
-from convweights.maps import KINDS, RESCALES, Map, Offset
+from convweights.maps import Map, Offset
 from convweights.ops.check import MAX_DIMENSIONS
 from convweights.ops.initializers import Initializer
 from convweights.ops.transfer import encode
 from convweights.ops.transfer_fill import fill_words
 
-# One dimension without a map.
-_IDENTITY: Any = ((KINDS.index("identity"),), (0,), (RESCALES.index("none"),), ())
-
-# Positions in Dtype of csrc/dtypes.h; all others are copied.
-_TYPES = {torch.float64: 1, torch.float32: 2, torch.float16: 3, torch.bfloat16: 4}
+# Positions in Dtype of csrc/dtypes.h, and bytes an element; the elements of all others are copied.
+_TYPES = {torch.float64: (1, 8), torch.float32: (2, 4), torch.float16: (3, 2), torch.bfloat16: (4, 2)}
 
 
 def job_of(planned: TensorPlan, source: Checkpoint, descriptor: int, at: int) -> Any:
@@ -34,29 +31,25 @@ def job_of(planned: TensorPlan, source: Checkpoint, descriptor: int, at: int) ->
         return None
     assert native.cpu is not None
     before, after = planned.source, planned.target
-    if not planned.rewritten and span.strides is None:
-        return native.cpu.Job.copy((span.file, span.at), (descriptor, at), after.nbytes)
-    maps: dict[int, Map] = dict(planned.maps or {})
+    places = (span.file, span.at), (descriptor, at)
+    if not (planned.maps or planned.kept or planned.permutation or span.strides):
+        if before.dtype == after.dtype:
+            return native.cpu.Job.copy(*places, after.nbytes)
+        return native.cpu.Job.cast(*places, _TYPES[before.dtype], _TYPES[after.dtype], math.prod(after.shape))
     # What lies behind the source's positions holds the base's value.
-    maps.update((dim, Offset()) for dim, _ in planned.kept)
-    if not maps and span.strides is None and planned.permutation is None:
-        sizes: tuple[int, ...] = (math.prod(before.shape),)
-        strides: tuple[int, ...] = (1,)
-        shape, encoded = sizes, _IDENTITY
-    else:
-        sizes = planned.source_view or before.shape
-        shape = planned.target_view or after.shape
-        strides = _strides(planned, span.strides)
-        encoded = encode("convert", tuple(maps.items()), sizes, shape, before.dtype, after.dtype, planned.factor)
-    kinds, starts, rescales, index = encoded
+    maps: dict[int, Map] = {**(planned.maps or {}), **{dim: Offset() for dim, _ in planned.kept}}
+    sizes = planned.source_view or before.shape
+    shape = planned.target_view or after.shape
+    kinds, starts, rescales, index = encode(
+        "convert", tuple(maps.items()), sizes, shape, before.dtype, after.dtype, planned.factor
+    )
     return native.cpu.Job.transfer(
-        (span.file, span.at),
-        (descriptor, at),
-        (_TYPES.get(before.dtype, 0), before.dtype.itemsize),
-        (_TYPES.get(after.dtype, 0), after.dtype.itemsize),
+        *places,
+        _TYPES.get(before.dtype, (0, before.dtype.itemsize)),
+        _TYPES.get(after.dtype, (0, after.dtype.itemsize)),
         before.dtype == after.dtype,
         sizes,
-        strides,
+        _strides(planned, span.strides),
         shape,
         kinds,
         starts,
