@@ -188,3 +188,54 @@ def test_what_is_only_promised(tmp_path):
     """More than any machine has."""
     large = _Blanks().tensor(TensorInfo("large", (1 << 38,), torch.uint8))
     assert large.nbytes == 1 << 38
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_what_changes_alike_stays_tied(tmp_path, legacy: bool, quantized: bool):
+    tied, whole = torch.nn.Parameter(torch.randn(30, 20)), torch.randn(2, 30)
+    state = {"embed": tied, "head": tied, "other": tied, "row": whole[0], "rows": whole, "alone": torch.randn(30, 20)}
+    if quantized:
+        state["quantized"] = torch.quantize_per_tensor(torch.randn(6), 0.1, 3, torch.qint8)
+    torch.save(state, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+    rules = [{"match": "other", "out_channels": 20}]
+    report = cw.convert(tmp_path / "a.pt", tmp_path / "b.pt", rules=rules, dtype="float16")
+    assert report.notes == (
+        "embed shares memory in the source with other, and is written on its own",
+        "head shares memory in the source with other, and is written on its own",
+        "other shares memory in the source with embed, head, and is written on its own",
+        "row shares memory in the source with rows, and is written on its own",
+        "rows shares memory in the source with row, and is written on its own",
+    )
+    assert_whole(tmp_path / "b.pt")
+    found = load(tmp_path / "b.pt")
+    storages = {name: found[name].untyped_storage().data_ptr() for name in found if name != "quantized"}
+    assert storages["embed"] == storages["head"]
+    assert len(set(storages.values())) == len(storages) - 1
+    for name in storages.keys() - {"other"}:
+        assert_same_bits(found[name], state[name].detach().half())
+        assert type(found[name]) is type(state[name])
+    assert_same_bits(found["other"], state["other"].detach()[:20].half())
+
+
+def test_a_tensor_for_two_names_of_a_template_is_written_once(tmp_path):
+    both, own = torch.zeros(4, 6), torch.ones(6, 6)
+    torch.save({"embed": both, "head": both, "a": own, "b": own}, tmp_path / "like.pt")
+    torch.save({"embed": torch.randn(4, 6), "a": torch.randn(5, 6), "b": torch.randn(5, 6)}, tmp_path / "a.pt")
+    cw.convert(tmp_path / "a.pt", tmp_path / "b.pt", like=tmp_path / "like.pt")
+    found, source = load(tmp_path / "b.pt"), load(tmp_path / "a.pt")
+    assert found["embed"].data_ptr() == found["head"].data_ptr()
+    assert_same_bits(found["head"], source["embed"])
+    # Nothing says that these are one: each has its values, and rows of the template's own.
+    for name in ("a", "b"):
+        assert_same_bits(found[name], torch.cat([source[name], torch.ones(1, 6)]))
+
+
+def test_other_formats_say_what_they_write_twice(tmp_path):
+    tied, copied = torch.randn(30, 20), torch.arange(4)
+    torch.save({"embed": tied, "head": tied, "a": copied, "b": copied}, tmp_path / "a.pt")
+    for target in ("b.safetensors", "c.dcp"):
+        assert cw.convert(tmp_path / "a.pt", tmp_path / target, dtype="float16").notes == (
+            "these share memory in the source and are written separately: a, b",
+            "these share memory in the source and are written separately: embed, head",
+        )

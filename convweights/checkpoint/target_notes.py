@@ -11,6 +11,7 @@ from convweights.checkpoint.formats import target_format
 from convweights.checkpoint.safetensors_file import check_storable
 from convweights.fitting.errors import CheckpointError, sentence
 from convweights.fitting.report import TensorPlan
+from convweights.fitting.ties import staying
 
 
 def target_notes(function: str, tensors: Sequence[TensorPlan], source: Checkpoint, target: Path) -> tuple[str, ...]:
@@ -30,16 +31,22 @@ def target_notes(function: str, tensors: Sequence[TensorPlan], source: Checkpoin
                 message = sentence(function, f"{tensor.name!r} of the source", must, got, "write a .pt file instead")
                 raise CheckpointError(message, target, tensor.name)
         beside = ", ".join([*around.entries, *around.inside, *around.metadata])
-        return (f"left out, the target holds tensors only: {beside}",) if beside else ()
+        notes = [f"left out, the target holds tensors only: {beside}"] if beside else []
+        return (*notes, *_untied(source, tensors))
     check_storable(function, target, (tensor.target for tensor in tensors))
     notes = []
     if around.entries:
         notes.append(f"left out beside the state dict, safetensors holds tensors only: {', '.join(around.entries)}")
     if around.inside:
         notes.append(f"left out of the state dict, safetensors holds tensors only: {', '.join(around.inside)}")
+    return (*notes, *_untied(source, tensors))
+
+
+def _untied(source: Checkpoint, tensors: Sequence[TensorPlan]) -> list[str]:
+    """Of tensors that another format would hold once."""
     copied = {tensor.source.name for tensor in tensors if tensor.source is not None and not tensor.rewritten}
-    for tied in around.ties:
-        untouched = [name for name in tied if name in copied]
-        if len(untouched) > 1:
-            notes.append(f"these share memory in the source and are written separately: {', '.join(untouched)}")
-    return tuple(notes)
+    groups = [[name for name in tied if name in copied] for tied in source.shared]
+    for group in filter(lambda group: group[0].rewritten, staying(source, tensors)):
+        groups.append(list(dict.fromkeys(tensor.source.name for tensor in group if tensor.source is not None)))
+    words = "these share memory in the source and are written separately"
+    return [f"{words}: {', '.join(group)}" for group in groups if len(group) > 1]

@@ -23,7 +23,8 @@ from convweights.checkpoint.layout import Copy, Layout
 from convweights.checkpoint.state_dict import is_named_tensor
 from convweights.checkpoint.storages import storages_in
 from convweights.checkpoint.torch_file import TorchFile
-from convweights.fitting.report import Plan
+from convweights.fitting.report import Plan, TensorPlan
+from convweights.fitting.ties import staying
 
 
 def write_torch(
@@ -108,6 +109,9 @@ class _Blanks:
         self._tensors: dict[str, torch.Tensor] = {}
 
     def tensor(self, info: TensorInfo) -> torch.Tensor:
+        """The one of this name."""
+        if info.name in self._tensors:
+            return self._tensors[info.name].detach()
         seen = torch.empty(info.shape, dtype=info.dtype, device="meta")
         storage = torch.UntypedStorage(0)
         if seen.nbytes:
@@ -135,14 +139,19 @@ class _Blanks:
 def _content(planned: Plan, source: Checkpoint, made: _Blanks) -> Any:
     """What is saved. Tensors that do not change, and what stands beside them, are the source's own objects."""
     root, old = source.around.root, source.around.state
+    first = {tensor.name: group[0].target for group in staying(source, planned.tensors) for tensor in group}
+
+    def blank(tensor: TensorPlan) -> torch.Tensor:
+        return made.tensor(first.get(tensor.name, tensor.target))
+
     if root is None:
-        return {tensor.name: made.tensor(tensor.target) for tensor in planned.tensors}
+        return {tensor.name: blank(tensor) for tensor in planned.tensors}
     # A shallow copy keeps an OrderedDict's attributes, of which torch's state dicts have one: _metadata.
     state = copy.copy(old)
     state.clear()
     for tensor in planned.tensors:
         before = None if tensor.source is None else old[tensor.source.name]
-        state[tensor.name] = before if not tensor.rewritten else _like(before, made.tensor(tensor.target))
+        state[tensor.name] = before if not tensor.rewritten else _like(before, blank(tensor))
     # What is no tensor stays, behind the tensors.
     state.update((key, value) for key, value in old.items() if not is_named_tensor(key, value))
     if source.around.nested is None:

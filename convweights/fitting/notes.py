@@ -10,11 +10,12 @@ import torch
 from convweights.fitting.contents import Contents
 from convweights.fitting.matching import is_computed
 from convweights.fitting.report import TensorPlan
+from convweights.fitting.ties import split_ties
 
 
 def plan_notes(source: Contents, tensors: Sequence[TensorPlan], dtype: torch.dtype | None) -> list[str]:
     """The notes that hold whatever the target is."""
-    return [*_unconverted(source, dtype), *_biases(tensors), *_grouped(tensors), *_split_ties(source, tensors)]
+    return [*_unconverted(source, dtype), *_biases(tensors), *_grouped(tensors), *split_ties(source, tensors)]
 
 
 def _unconverted(source: Contents, dtype: torch.dtype | None) -> list[str]:
@@ -48,15 +49,3 @@ def _grouped(tensors: Sequence[TensorPlan]) -> list[str]:
     ]
     rule = "a layer behind them whose own channels are to follow needs a rule with the same groups"
     return [f"output channels are fitted inside groups; {rule}: {', '.join(inside)}"] if inside else []
-
-
-def _split_ties(source: Contents, tensors: Sequence[TensorPlan]) -> list[str]:
-    """A tensor that changes no longer shares memory with those that were tied to it; that is said."""
-    rewritten = {tensor.source.name for tensor in tensors if tensor.source is not None and tensor.rewritten}
-    return [
-        f"{name} shares memory in the source with {', '.join(other for other in names if other != name)}, "
-        f"and is written on its own"
-        for names in source.shared
-        for name in names
-        if name in rewritten
-    ]
