@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from convweights.fitting.report import TensorPlan
@@ -37,17 +39,13 @@ def carry_out(
 
 
 def overflows(planned: TensorPlan, weight: torch.Tensor, values: torch.Tensor) -> bool:
-    """Whether finite values became infinite on the way. Where some were infinite before, a cast alone can tell."""
+    """Whether a value is infinite that is made of finite ones."""
     if not (planned.rewritten and weight.is_floating_point() and _has_infinity(weight)):
         return False
-    before = values.isinf()
-    if not bool(before.any()):
-        return planned.base is None or bool(values.isfinite().all())
-    if planned.maps or planned.kept or planned.base is not None:
-        return False
-    if planned.permutation is not None:
-        before = before.permute(planned.permutation)
-    return bool((weight.isinf() & ~before.reshape(weight.shape)).any())
+    # Goes where the values went: it is 0 where all of them were finite, and stays 1 where none came.
+    spoiled = torch.ones(weight.shape, device=weight.device)
+    carry_out("convert", replace(planned, base=None), spoiled, (~values.isfinite()).float(), None)
+    return bool((weight.isinf() & (spoiled == 0)).any())
 
 
 def _has_infinity(weight: torch.Tensor) -> bool:
