@@ -180,7 +180,7 @@ def case(
     change: Callable[[str, torch.Tensor], tuple[str, torch.Tensor]] = stem_and_cast,
     asked: Mapping[str, Any] = STEM,
     what: str = "stem 3 -> 6, float32 -> bfloat16",
-    rounds: int = 9,
+    rounds: int = 15,
     kind: type[Conversion] = Conversion,
     sharded: bool = False,
     disk: bool = False,

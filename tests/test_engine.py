@@ -126,6 +126,22 @@ def test_overflow_is_found_in_any_part(tmp_path, parts_in):
     assert report.notes == ("finite values became infinite in the cast of fc.weight",)
 
 
+@pytest.mark.parametrize("part", [64, WHOLE])
+@pytest.mark.parametrize("name", ["a cast", "input channels", "filters kept and zeros", "a larger kernel", "depth"])
+def test_overflow_is_found_beside_infinities(tmp_path, parts_in, name: str, part: int):
+    weight = torch.ones(8, 4, 3, 3)
+    weight[0] = torch.inf
+    source = save(tmp_path / "a.safetensors", {"conv.weight": weight})
+    parts_in(part)
+    rule, _ = CUTS[name]
+    asked = {"rules": [{"match": "conv", **rule, "dtype": "float16"}], "fsync": False}
+    assert convert(source, tmp_path / "b.safetensors", **asked).notes == ()
+    weight[5, 1, 1, 1] = 1e9
+    save(source, {"conv.weight": weight})
+    notes = convert(source, tmp_path / "c.safetensors", **asked).notes
+    assert notes == ("finite values became infinite in the cast of conv.weight",)
+
+
 def test_a_source_that_becomes_shorter(tmp_path, parts_in, monkeypatch):
     source = save(tmp_path / "a.safetensors", network())
     begin = engine.write_files
