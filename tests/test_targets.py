@@ -111,6 +111,13 @@ def test_what_lies_beside_the_weights(tmp_path):
     assert not {"pytorch_model.bin", os.path.join(".cache", "x")} & names
     assert "copied beside the weights as they are: config.json, " in str(report)
     assert "left out, weights in other formats or checkpoints: pytorch_model.bin" in str(report)
+    # Another checkpoint below, as a training leaves them, is no part of this one: nothing of it is copied.
+    (source / "checkpoint-9" / "deep").mkdir(parents=True)
+    for name in ("config.json", "trainer_state.json", "optimizer.pt", os.path.join("deep", "notes.txt")):
+        (source / "checkpoint-9" / name).write_bytes(b"{}")
+    report = cw.convert(source, tmp_path / "again", dtype="bfloat16")
+    assert not (tmp_path / "again" / "checkpoint-9").exists()
+    assert "left out, weights in other formats or checkpoints: checkpoint-9, pytorch_model.bin" in str(report)
     cw.convert(source, tmp_path / "bare", copy_files=False)
     assert [path.name for path in (tmp_path / "bare").iterdir()] == ["model.safetensors"]
 

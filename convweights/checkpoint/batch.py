@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convweights.checkpoint.beside import CONFIG
 from convweights.checkpoint.convert import Progress, check_settings, convert_by
 from convweights.checkpoint.distributed_file import is_distributed
 from convweights.checkpoint.formats import DIRECTORY, SUFFIXES, path_of, target_format
@@ -80,7 +81,9 @@ def convert_all(
     """Convert every checkpoint under ``folder`` into the same place under ``out``.
 
     A directory with an index, with ``config.json`` beside its weights, or of torch.distributed.checkpoint is one
-    checkpoint and becomes a directory; every other ``.safetensors``, ``.pt``, ``.pth`` and ``.npz`` file is one.
+    checkpoint and becomes a directory; every other ``.safetensors``, ``.pt``, ``.pth`` and ``.npz`` file is one. What
+    lies below a directory that is a checkpoint is part of it, but for other checkpoints, which its notes name as left
+    out.
     Targets that exist are left alone: they are whole, so that the same call goes on where the last one ended. Under
     torchrun the processes share the list, or, where there are fewer checkpoints than processes, the files of each.
 
@@ -226,4 +229,4 @@ def _is_one(folder: Path) -> bool:
     """Whether a directory is a checkpoint as a whole."""
     if is_distributed(folder) or any(folder.glob(f"*{INDEX}")):
         return True
-    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    return (folder / CONFIG).is_file() and any(folder.glob("*.safetensors"))

@@ -11,22 +11,34 @@ WEIGHTS = (
     *(".msgpack", ".onnx", ".gguf", ".distcp", ".metadata"),
 )
 
+# Of the model whose weights lie beside it.
+CONFIG = "config.json"
+
 
 def others_in(folder: Path, *, but: Path) -> tuple[list[Path], list[Path]]:
-    """Files to be copied along, and weights of other formats that stay behind; both relative. Hidden ones are passed
+    """Files to be copied along, and what stays behind: weights of other formats, and directories below that are
+    checkpoints with their configuration, as those of a training that goes on. All are relative. Hidden ones are passed
     over, and a target inside the folder.
     """
     inside = folder.resolve() in but.resolve().parents
-    copied: list[Path] = []
-    left: list[Path] = []
+    files = []
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         if any(part.startswith(".") for part in relative.parts) or not path.is_file():
             continue
-        if inside and but.resolve() in path.resolve().parents:
-            continue
-        (left if path.name.endswith(WEIGHTS) else copied).append(relative)
-    return copied, left
+        if not (inside and but.resolve() in path.resolve().parents):
+            files.append(relative)
+    weighty = {path.parent for path in files if path.name.endswith(WEIGHTS)}
+    nested = {path.parent for path in files if path.name == CONFIG and path.parent in weighty} - {Path()}
+    copied: list[Path] = []
+    left: dict[Path, None] = {}
+    for path in files:
+        outer = next((parent for parent in reversed(path.parents) if parent in nested), None)
+        if outer is not None or path.name.endswith(WEIGHTS):
+            left[outer or path] = None
+        else:
+            copied.append(path)
+    return copied, list(left)
 
 
 def copy_others(folder: Path, target: Path, files: list[Path]) -> None:
