@@ -142,6 +142,23 @@ def test_overflow_is_found_beside_infinities(tmp_path, parts_in, name: str, part
     assert notes == ("finite values became infinite in the cast of conv.weight",)
 
 
+def test_infinities_of_a_template_are_no_overflow(tmp_path, parts_in):
+    source = save(tmp_path / "a.safetensors", {"fc.weight": torch.ones(4, 8)})
+    like = save(tmp_path / "like.safetensors", {"fc.weight": torch.full((6, 8), torch.inf, dtype=torch.float16)})
+    assert convert(source, tmp_path / "b.safetensors", like=like, fsync=False).notes == ()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e5m2fnuz])
+def test_float8_is_copied(tmp_path, parts_in, dtype: torch.dtype):
+    weight = torch.randn(8, 4).to(dtype)
+    source = save(tmp_path / "a.safetensors", {"fc.weight": weight})
+    rules = [{"match": "fc.weight", "out_channels": 4}]
+    convert(source, tmp_path / "b.safetensors", rules=rules, fsync=False)
+    assert torch.equal(
+        load_file(tmp_path / "b.safetensors")["fc.weight"].view(torch.uint8), weight.view(torch.uint8)[:4]
+    )
+
+
 def test_a_source_that_becomes_shorter(tmp_path, parts_in, monkeypatch):
     source = save(tmp_path / "a.safetensors", network())
     begin = engine.write_files

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 from bits import assert_same_bits
+from safetensors.torch import save_file
 
 import convweights as cw
 from convweights import native
+from convweights.checkpoint import engine
 from convweights.checkpoint.contents import TensorInfo
 from convweights.checkpoint.torch_target import _Blanks
 
@@ -201,11 +203,11 @@ def test_what_changes_alike_stays_tied(tmp_path, legacy: bool, quantized: bool):
     rules = [{"match": "other", "out_channels": 20}]
     report = cw.convert(tmp_path / "a.pt", tmp_path / "b.pt", rules=rules, dtype="float16")
     assert report.notes == (
-        "embed shares memory in the source with other, and is written on its own",
-        "head shares memory in the source with other, and is written on its own",
-        "other shares memory in the source with embed, head, and is written on its own",
-        "row shares memory in the source with rows, and is written on its own",
-        "rows shares memory in the source with row, and is written on its own",
+        "embed no longer shares memory with other",
+        "head no longer shares memory with other",
+        "other no longer shares memory with embed, head",
+        "row no longer shares memory with rows",
+        "rows no longer shares memory with row",
     )
     assert_whole(tmp_path / "b.pt")
     found = load(tmp_path / "b.pt")
@@ -218,17 +220,62 @@ def test_what_changes_alike_stays_tied(tmp_path, legacy: bool, quantized: bool):
     assert_same_bits(found["other"], state["other"].detach()[:20].half())
 
 
-def test_a_tensor_for_two_names_of_a_template_is_written_once(tmp_path):
-    both, own = torch.zeros(4, 6), torch.ones(6, 6)
-    torch.save({"embed": both, "head": both, "a": own, "b": own}, tmp_path / "like.pt")
-    torch.save({"embed": torch.randn(4, 6), "a": torch.randn(5, 6), "b": torch.randn(5, 6)}, tmp_path / "a.pt")
+def test_what_is_one_of_a_template_and_what_is_not(tmp_path):
+    """Rows that are kept are each name's own, unless the template has them once."""
+    tied, apart = torch.full((6, 5), 7.0), {"a": torch.zeros(6, 5), "b": torch.ones(6, 5)}
+    torch.save({"embed": tied, "head": tied, **apart}, tmp_path / "like.pt")
+    source = torch.randn(4, 5)
+    torch.save({"embed": source, "a": source, "b": source}, tmp_path / "a.pt")
     cw.convert(tmp_path / "a.pt", tmp_path / "b.pt", like=tmp_path / "like.pt")
-    found, source = load(tmp_path / "b.pt"), load(tmp_path / "a.pt")
+    found = load(tmp_path / "b.pt")
     assert found["embed"].data_ptr() == found["head"].data_ptr()
-    assert_same_bits(found["head"], source["embed"])
-    # Nothing says that these are one: each has its values, and rows of the template's own.
-    for name in ("a", "b"):
-        assert_same_bits(found[name], torch.cat([source[name], torch.ones(1, 6)]))
+    assert len({tensor.data_ptr() for tensor in found.values()}) == 3
+    for name, rows in {"embed": tied, "head": tied, **apart}.items():
+        assert_same_bits(found[name], torch.cat([source, rows[4:]]))
+
+
+def test_a_template_ties_what_comes_from_another_format(tmp_path):
+    tied = torch.zeros(4, 5, dtype=torch.float16)
+    torch.save({"embed": tied, "head": tied, "other": tied.clone()}, tmp_path / "like.pt")
+    state = {"embed": torch.full((4, 5), 1e9), "other": torch.randn(4, 5)}
+    save_file(state, tmp_path / "a.safetensors")
+    report = cw.convert(tmp_path / "a.safetensors", tmp_path / "b.pt", like=tmp_path / "like.pt")
+    assert report.notes == ("finite values became infinite in the cast of embed, head",)
+    found = load(tmp_path / "b.pt")
+    assert found["embed"].data_ptr() == found["head"].data_ptr() != found["other"].data_ptr()
+    assert_same_bits(found["other"], state["other"].half())
+
+
+def test_views_of_one_memory_that_differ(tmp_path):
+    x, y = torch.randn(8, 6, dtype=torch.complex64), torch.randn(8)
+    state = {"x": x, "conj": x.conj(), "y": y, "neg": torch._neg_view(y), "reversed": y.as_strided((8,), (1,))[:4]}
+    torch.save(state, tmp_path / "a.pt")
+    state = load(tmp_path / "a.pt")
+    cw.convert(tmp_path / "a.pt", tmp_path / "b.pt", rules=[{"match": "*", "out_channels": 3}], dtype="float16")
+    for name, tensor in load(tmp_path / "b.pt").items():
+        wanted = state[name][:3].resolve_conj().resolve_neg()
+        assert torch.equal(tensor, wanted if wanted.is_complex() else wanted.half()), name
+
+
+def test_parameters_that_are_one_object(tmp_path):
+    one = torch.nn.Parameter(torch.randn(3, 2))
+    state = {"a": one, "b": one, "data": one.data, "frozen": torch.nn.Parameter(one.data, requires_grad=False)}
+    torch.save(state, tmp_path / "a.pt")
+    cw.convert(tmp_path / "a.pt", tmp_path / "b.pt", dtype="float16")
+    before, after = load(tmp_path / "a.pt"), load(tmp_path / "b.pt")
+    assert after["a"] is after["b"]
+    assert len({tensor.data_ptr() for tensor in after.values()}) == 1
+    for name in state:
+        assert (type(after[name]), after[name].requires_grad) == (type(before[name]), before[name].requires_grad)
+
+
+def test_space_for_what_is_written_once(tmp_path, monkeypatch):
+    tied = torch.randn(300, 300)
+    torch.save({"a": tied, "b": tied, "c": tied}, tmp_path / "a.pt")
+    room = type("Found", (), {"f_bavail": 400, "f_frsize": 1000, "f_blocks": 1000})
+    monkeypatch.setattr(engine.os, "fstatvfs", lambda _: room)
+    cw.convert(tmp_path / "a.pt", tmp_path / "b.pt", dtype="float16")
+    assert (tmp_path / "b.pt").stat().st_size < 200_000
 
 
 def test_other_formats_say_what_they_write_twice(tmp_path):

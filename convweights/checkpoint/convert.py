@@ -286,7 +286,7 @@ def _planned(
         if tensor.base == "keep" and inputs.template is not None and inputs.template.read(tensor.name).is_meta:
             must, got = "have values to keep", f"{tensor.name} on the meta device in {inputs.template.label}"
             raise CheckpointError(sentence(function, "like", must, got), inputs.source.path, tensor.name)
-    notes = planned.notes + target_notes(function, planned.tensors, inputs.source, target)
+    notes = planned.notes + target_notes(function, planned, inputs.source, target)
     return dataclasses.replace(planned, notes=notes), inputs.source, inputs
 
 

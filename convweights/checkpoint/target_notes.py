@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from convweights.checkpoint.contents import Checkpoint
@@ -10,13 +9,12 @@ from convweights.checkpoint.distributed_file import DistributedFile
 from convweights.checkpoint.formats import target_format
 from convweights.checkpoint.safetensors_file import check_storable
 from convweights.fitting.errors import CheckpointError, sentence
-from convweights.fitting.report import TensorPlan
-from convweights.fitting.ties import staying
+from convweights.fitting.report import Plan
 
 
-def target_notes(function: str, tensors: Sequence[TensorPlan], source: Checkpoint, target: Path) -> tuple[str, ...]:
+def target_notes(function: str, planned: Plan, source: Checkpoint, target: Path) -> tuple[str, ...]:
     """The notes that hold for a target of this name."""
-    around = source.around
+    around, tensors = source.around, planned.tensors
     if target_format(function, target) == "pt":
         taken = next((tensor.name for tensor in tensors if tensor.name in around.inside), None)
         if taken is not None:
@@ -32,21 +30,24 @@ def target_notes(function: str, tensors: Sequence[TensorPlan], source: Checkpoin
                 raise CheckpointError(message, target, tensor.name)
         beside = ", ".join([*around.entries, *around.inside, *around.metadata])
         notes = [f"left out, the target holds tensors only: {beside}"] if beside else []
-        return (*notes, *_untied(source, tensors))
+        return (*notes, *_untied(source, planned))
     check_storable(function, target, (tensor.target for tensor in tensors))
     notes = []
     if around.entries:
         notes.append(f"left out beside the state dict, safetensors holds tensors only: {', '.join(around.entries)}")
     if around.inside:
         notes.append(f"left out of the state dict, safetensors holds tensors only: {', '.join(around.inside)}")
-    return (*notes, *_untied(source, tensors))
+    return (*notes, *_untied(source, planned))
 
 
-def _untied(source: Checkpoint, tensors: Sequence[TensorPlan]) -> list[str]:
-    """Of tensors that another format would hold once."""
-    copied = {tensor.source.name for tensor in tensors if tensor.source is not None and not tensor.rewritten}
-    groups = [[name for name in tied if name in copied] for tied in source.shared]
-    for group in filter(lambda group: group[0].rewritten, staying(source, tensors)):
-        groups.append(list(dict.fromkeys(tensor.source.name for tensor in group if tensor.source is not None)))
+def _untied(source: Checkpoint, planned: Plan) -> list[str]:
+    """Of tensors that a .pt file would hold once."""
+    by_name = {tensor.name: tensor for tensor in planned.tensors}
+    copied = {tensor.source.name for tensor in planned.tensors if tensor.source is not None and not tensor.rewritten}
+    groups = [[name for name in names if name in copied] for names in source.shared]
+    for names in planned.ties:
+        if by_name[names[0]].rewritten:
+            sources = [by_name[name].source for name in names]
+            groups.append(list(dict.fromkeys(info.name for info in sources if info is not None)))
     words = "these share memory in the source and are written separately"
     return [f"{words}: {', '.join(group)}" for group in groups if len(group) > 1]

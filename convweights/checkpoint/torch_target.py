@@ -11,7 +11,7 @@ import io
 import mmap
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 import torch
@@ -23,8 +23,8 @@ from convweights.checkpoint.layout import Copy, Layout
 from convweights.checkpoint.state_dict import is_named_tensor
 from convweights.checkpoint.storages import storages_in
 from convweights.checkpoint.torch_file import TorchFile
-from convweights.fitting.report import Plan, TensorPlan
-from convweights.fitting.ties import staying
+from convweights.fitting.report import Plan
+from convweights.fitting.ties import Ties
 
 
 def write_torch(
@@ -35,14 +35,17 @@ def write_torch(
     ``file`` is open for reading too, and no path, because torch.save writes the path's name into the archive. The
     names of the tensors in which finite values became infinite.
     """
-    check_room(file.fileno(), planned.nbytes)
-    made = _Blanks()
+    # At the least: what is tied is written once, and what only shares memory too.
+    again = {name for names in planned.ties for name in names[1:]}
+    made_anew = (tensor for tensor in planned.tensors if tensor.rewritten and tensor.name not in again)
+    check_room(file.fileno(), sum(tensor.target.nbytes for tensor in made_anew))
+    made = _Blanks(planned.ties)
     content = _content(planned, source, made)
     found = _save_room_for(content, file)
     if found is None:
         overflown = made.fill(planned, make, tick)
         _save(content, file)
-        return overflown
+        return made.all_names(overflown)
     called = {} if source.around.state is None else _names(source.around.state)
     places: dict[str, int] = {}
     copies: list[Copy] = []
@@ -72,7 +75,7 @@ def write_torch(
     sum_up(file, [record for _, record in found], workers or WORKERS)
     if tick is not None and planned.tensors:
         tick(planned.nbytes, planned.tensors[-1].name)
-    return overflown
+    return made.all_names(overflown)
 
 
 def _save_room_for(content: Any, file: BinaryIO) -> list[tuple[torch.UntypedStorage, Record]] | None:
@@ -102,25 +105,27 @@ _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" e
 
 
 class _Blanks:
-    """Tensors to be pickled and never read or written, however large: memory is promised and not taken."""
+    """Tensors to be pickled and never read or written, however large: memory is promised and not taken.
 
-    def __init__(self) -> None:
+    Names that are tied have one, which goes by the first of them.
+    """
+
+    def __init__(self, ties: Ties = ()) -> None:
         self.names: dict[int, str] = {}  # by storage
+        self._ties = {name: names for names in ties for name in names}
         self._tensors: dict[str, torch.Tensor] = {}
 
     def tensor(self, info: TensorInfo) -> torch.Tensor:
-        """The one of this name."""
-        if info.name in self._tensors:
-            return self._tensors[info.name].detach()
-        seen = torch.empty(info.shape, dtype=info.dtype, device="meta")
-        storage = torch.UntypedStorage(0)
-        if seen.nbytes:
-            memory = mmap.mmap(-1, seen.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
-            storage = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
-        tensor = torch.empty(0, dtype=info.dtype, device="cpu").set_(storage, 0, seen.shape, seen.stride())
-        self.names[storage._cdata] = info.name
-        self._tensors[info.name] = tensor
-        return tensor
+        """A tensor for a name, on memory of its own or that of those it is tied to."""
+        first = self._ties.get(info.name, (info.name,))[0]
+        if first not in self._tensors:
+            self._tensors[first] = _promised(info)
+            self.names[self._tensors[first].untyped_storage()._cdata] = first
+        return self._tensors[first].detach()
+
+    def all_names(self, names: Sequence[str]) -> list[str]:
+        """With those that are tied to them."""
+        return sorted({tied for name in names for tied in self._ties.get(name, (name,))})
 
     def fill(self, planned: Plan, make: Make, tick: Tick | None) -> list[str]:
         """Make all of them after all; the names of those in which finite values became infinite."""
@@ -136,22 +141,33 @@ class _Blanks:
         return sorted(overflown)
 
 
+def _promised(info: TensorInfo) -> torch.Tensor:
+    seen = torch.empty(info.shape, dtype=info.dtype, device="meta")
+    storage = torch.UntypedStorage(0)
+    if seen.nbytes:
+        memory = mmap.mmap(-1, seen.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
+        storage = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
+    return torch.empty(0, dtype=info.dtype, device="cpu").set_(storage, 0, seen.shape, seen.stride())
+
+
 def _content(planned: Plan, source: Checkpoint, made: _Blanks) -> Any:
     """What is saved. Tensors that do not change, and what stands beside them, are the source's own objects."""
     root, old = source.around.root, source.around.state
-    first = {tensor.name: group[0].target for group in staying(source, planned.tensors) for tensor in group}
-
-    def blank(tensor: TensorPlan) -> torch.Tensor:
-        return made.tensor(first.get(tensor.name, tensor.target))
-
     if root is None:
-        return {tensor.name: blank(tensor) for tensor in planned.tensors}
+        return {tensor.name: made.tensor(tensor.target) for tensor in planned.tensors}
     # A shallow copy keeps an OrderedDict's attributes, of which torch's state dicts have one: _metadata.
     state = copy.copy(old)
     state.clear()
+    objects: dict[tuple[int, int], torch.Tensor] = {}
     for tensor in planned.tensors:
         before = None if tensor.source is None else old[tensor.source.name]
-        state[tensor.name] = before if not tensor.rewritten else _like(before, blank(tensor))
+        if tensor.rewritten:
+            after = made.tensor(tensor.target)
+            # Names of one object are names of one object again.
+            which = (id(before), after.untyped_storage()._cdata)
+            state[tensor.name] = objects.setdefault(which, _like(before, after))
+        else:
+            state[tensor.name] = before
     # What is no tensor stays, behind the tensors.
     state.update((key, value) for key, value in old.items() if not is_named_tensor(key, value))
     if source.around.nested is None:

@@ -19,6 +19,7 @@ from convweights.fitting.report import Base, Plan, TensorPlan, describe, dtype_n
 from convweights.fitting.rules import Rule
 from convweights.fitting.settings import INIT, Layout, Size
 from convweights.fitting.sizes import Change, Unreachable
+from convweights.fitting.ties import staying_ties
 from convweights.fitting.views import Views, align
 from convweights.fitting.words import cast_to, describe_changes, drawn_as, setting_of, settings_of
 from convweights.ops import check
@@ -75,9 +76,10 @@ def draft(
             tensors.append(drafter.anew(name, begun[name], anew.get(name)))
         else:
             tensors.append(drafter.tensor(name, info, asked[info.name], wanted))
-    notes += plan_notes(source, tensors, dtype)
+    ties = staying_ties(source, template, tensors)
+    notes += plan_notes(source, tensors, dtype, ties)
     like = None if template is None else template.label
-    return Plan(source.label, "", tuple(tensors), tuple(notes), (*left_out, *pairing.dropped), like)
+    return Plan(source.label, "", tuple(tensors), tuple(notes), (*left_out, *pairing.dropped), like, ties)
 
 
 class _Drafter:

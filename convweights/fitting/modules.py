@@ -96,7 +96,8 @@ def place_of(tensor: torch.Tensor) -> object:
     """What is equal for tensors that are one in memory."""
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or not tensor.numel():
         return id(tensor)
-    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device
+    seen = tensor.is_conj(), tensor.is_neg()
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device, seen
 
 
 def _rank(tensor: torch.Tensor) -> int:

@@ -10,12 +10,12 @@ import torch
 from convweights.fitting.contents import Contents
 from convweights.fitting.matching import is_computed
 from convweights.fitting.report import TensorPlan
-from convweights.fitting.ties import split_ties
+from convweights.fitting.ties import Ties, split_ties
 
 
-def plan_notes(source: Contents, tensors: Sequence[TensorPlan], dtype: torch.dtype | None) -> list[str]:
+def plan_notes(source: Contents, tensors: Sequence[TensorPlan], dtype: torch.dtype | None, staying: Ties) -> list[str]:
     """The notes that hold whatever the target is."""
-    return [*_unconverted(source, dtype), *_biases(tensors), *_grouped(tensors), *split_ties(source, tensors)]
+    return [*_unconverted(source, dtype), *_biases(tensors), *_grouped(tensors), *split_ties(source, tensors, staying)]
 
 
 def _unconverted(source: Contents, dtype: torch.dtype | None) -> list[str]:

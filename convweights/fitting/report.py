@@ -135,10 +135,12 @@ class Plan(_Outcome):
     """Everything :func:`~convweights.convert` or :func:`~convweights.transfer_model_` would do, decided and checked.
 
     ``str()`` is a table. ``new`` in a row is the share of values that do not stand for a source value of their own:
-    see TensorPlan.
+    see TensorPlan. ``ties`` are groups of names that can stay one tensor, because they were one and the same becomes
+    of them.
     """
 
     like: Path | str | None = None
+    ties: tuple[tuple[str, ...], ...] = ()
 
     def headline(self) -> str:
         return f"plan for {self.source} ({self.source_format}): {self._counts()}"

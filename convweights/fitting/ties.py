@@ -1,50 +1,55 @@
-"""Tensors that are one in the source: which of them stay one, and what is said of the others."""
+"""Names that are one tensor: which of them stay one, and what is said of the others."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from convweights.fitting.contents import Contents
 from convweights.fitting.report import TensorPlan
 
+Ties = tuple[tuple[str, ...], ...]
 
-def staying(source: Contents, tensors: Sequence[TensorPlan]) -> list[list[TensorPlan]]:
-    """Groups of tensors that are one in the source, and of which the same becomes: a target can hold them once."""
-    first = {name: names[0] for names in source.ties for name in names}
-    made_of: dict[str, list[TensorPlan]] = {}
+
+def change_of(tensor: TensorPlan) -> tuple[object, ...]:
+    """What is done, whatever the names: alike for two plans that make the same of the same values."""
+    source, target = tensor.source, tensor.target
+    return (
+        None if source is None else (source.shape, source.dtype),
+        (target.shape, target.dtype),
+        (tensor.permutation, tensor.source_view, tensor.target_view),
+        (tensor.kept, tuple(sorted((tensor.maps or {}).items())), tensor.factor),
+        (tensor.base, tensor.reads),
+    )
+
+
+def staying_ties(source: Contents, template: Contents | None, tensors: Sequence[TensorPlan]) -> Ties:
+    """Groups of the target's names that are one tensor in the source and of which the same becomes. Where values of a
+    template are kept, they are one there as well.
+    """
+    of_source, of_template = _first_names(source), {} if template is None else _first_names(template)
+    groups: dict[object, list[str]] = {}
     for tensor in tensors:
-        # What is kept of a template's is each name's own.
-        if tensor.source is not None and tensor.reads and tensor.base != "keep":
-            made_of.setdefault(first.get(tensor.source.name, tensor.source.name), []).append(tensor)
-    found = []
-    for candidates in made_of.values():
-        while len(candidates) > 1:
-            change = _change(candidates[0])
-            found.append([tensor for tensor in candidates if _change(tensor) == change])
-            candidates = [tensor for tensor in candidates if _change(tensor) != change]
-    return [group for group in found if len(group) > 1]
+        if tensor.source is not None:
+            read = of_source.get(tensor.source.name, tensor.source.name)
+            kept = of_template.get(tensor.name, tensor.name) if tensor.base == "keep" else None
+            groups.setdefault((read, kept, change_of(tensor)), []).append(tensor.name)
+    return tuple(tuple(names) for names in groups.values() if len(names) > 1)
 
 
-def _change(tensor: TensorPlan) -> TensorPlan:
-    """The plan without names and what it says in words."""
-    target = replace(tensor.target, name="", axes=None)
-    return replace(tensor, source=None, target=target, how="", scale="", out_channels=None)
+def _first_names(contents: Contents) -> dict[str, str]:
+    return {name: names[0] for names in contents.ties for name in names}
 
 
-def split_ties(source: Contents, tensors: Sequence[TensorPlan]) -> list[str]:
-    """A tensor that changes otherwise than those that were tied to it no longer shares memory; that is said."""
-    if not source.shared:
-        return []
-    together: dict[str, set[str]] = {}
-    for group in staying(source, tensors):
-        alike = {tensor.source.name for tensor in group if tensor.source is not None}
-        together.update(dict.fromkeys(alike, alike))
-    rewritten = {tensor.source.name for tensor in tensors if tensor.source is not None and tensor.rewritten}
+def split_ties(source: Contents, tensors: Sequence[TensorPlan], staying: Ties) -> list[str]:
+    """A tensor that changes otherwise than one whose memory it shared no longer shares it; that is said."""
+    group = {name: names for names in staying for name in names}
+    going = {tensor.source.name: tensor for tensor in tensors if tensor.source is not None}
     notes = []
     for names in source.shared:
-        for name in filter(rewritten.__contains__, names):
-            others = [other for other in names if other != name and other not in together.get(name, ())]
-            if others:
-                notes.append(f"{name} shares memory in the source with {', '.join(others)}, and is written on its own")
+        together = [name for name in names if name in going]
+        for name in together:
+            alike = group.get(going[name].name, ())
+            others = [other for other in together if other != name and going[other].name not in alike]
+            if going[name].rewritten and others:
+                notes.append(f"{name} no longer shares memory with {', '.join(others)}")
     return notes

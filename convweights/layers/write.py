@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from convweights.fitting.carry_out import carry_out, overflows
 from convweights.fitting.errors import sentence
 from convweights.fitting.modules import ModuleContents, place_of
 from convweights.fitting.report import Plan, Report, TensorPlan
+from convweights.fitting.ties import change_of
 from convweights.ops import check
 
 
@@ -91,7 +90,7 @@ def _check_ties(function: str, planned: Plan, source: ModuleContents, target: Mo
         first = by_name[names[0]]
         for name in names[1:]:
             other = by_name[name]
-            alike = _recipe(first) == _recipe(other)
+            alike = change_of(first) == change_of(other)
             if alike and first.source is not None and other.source is not None and first.reads:
                 a, b = source.held[first.source.name], source.held[other.source.name]
                 alike = a is b or torch.equal(a, b)
@@ -99,10 +98,3 @@ def _check_ties(function: str, planned: Plan, source: ModuleContents, target: Mo
                 must = f"be fitted as {first.name} is, with equal values, because the two are one tensor"
                 got = f"{other.how or 'a copy'} beside {first.how or 'a copy'}"
                 raise ValueError(sentence(function, f"{name} of {target.label}", must, got, "ask for both alike"))
-
-
-def _recipe(planned: TensorPlan) -> TensorPlan:
-    """The plan without the names."""
-    source = None if planned.source is None else replace(planned.source, name="", axes=None)
-    how = planned.how.removeprefix("" if planned.source is None else f"from {planned.source.name}")
-    return replace(planned, source=source, target=replace(planned.target, name="", axes=None), how=how.lstrip(", "))
