@@ -1,4 +1,4 @@
-"""What no conversion can do without: pread, cast and pwrite, with everything else known before it begins."""
+"""A conversion that is a loop of pread, cast and pwrite: everything else is known before it begins."""
 
 from __future__ import annotations
 

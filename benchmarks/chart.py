@@ -56,6 +56,9 @@ def table(run: dict[str, Any]) -> str:
             if row["kind"] == "variant":
                 ratio = f"{eager['median_us'] / row['median_us']:.1f}x" if eager else "-"
                 lines.append(f"| by {row['name']} | {time(row)} | | {ratio} | | | |")
+            if row["kind"] == "bare":
+                ratio = f"{row['median_us'] / rows['ours']['median_us']:.1f}x"
+                lines.append(f"| against {row['name']} | | {time(row)} | {ratio} | | | |")
     return "\n".join(lines)
 
 

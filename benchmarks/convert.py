@@ -128,8 +128,8 @@ class Conversion(Case):
         self.eager("load_file, save_file", loaded)
         self.eager("safe_open tensor by tensor, save_file", one_by_one)
         self.eager("torch.load(mmap=True), save_file", unpickled)
-        bare = Bare(self.plain, {name: (names[name], tensor) for name, tensor in self.wanted.items()}, self.files)
-        self.variant("pread, cast and pwrite in Python, nothing else", bare.run)
+        loop = Bare(self.plain, {name: (names[name], tensor) for name, tensor in self.wanted.items()}, self.files)
+        self.bare("a loop of pread, cast and pwrite in Python", loop.run)
 
 
 class TorchConversion(Conversion):

@@ -22,7 +22,7 @@ import torch
 import convweights as cw
 
 RESULTS = Path(__file__).parent / "results"
-KINDS = ("ours", "variant", "eager", "compile", "floor")
+KINDS = ("ours", "variant", "eager", "compile", "bare", "floor")
 
 
 def on_cpu(device: str, words: str) -> str:
@@ -52,8 +52,8 @@ class Case:
     contenders: list[Contender] = field(default_factory=list)
     threads: int | None = None
     rounds: int = 31
-    # Whether a sample is one run, after one that is not timed, each into nothing that is there: what a contender frees
-    # and takes again has its own state then, and not that in which another one left the machine's memory.
+    # Whether a sample is one run, after one that is not timed, and nothing is there before either: what a contender
+    # frees and takes again has its own state then, and not that in which another one left the machine's memory.
     alone: bool = False
 
     def ours(self, name: str, run: Callable[[], Any]) -> None:
@@ -65,6 +65,10 @@ class Case:
 
     def eager(self, name: str, run: Callable[[], Any], *, exact: bool = True) -> None:
         self.contenders.append(Contender(name, "eager", run, exact))
+
+    def bare(self, name: str, run: Callable[[], Any]) -> None:
+        """The same result with everything known beforehand that others have to find out."""
+        self.contenders.append(Contender(name, "bare", run))
 
     def compiled(self, name: str, write: Callable[..., Any], *, exact: bool = True) -> None:
         """``write(output, source)`` through torch.compile, specialised on these shapes."""

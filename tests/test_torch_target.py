@@ -259,7 +259,8 @@ def test_views_of_one_memory_that_differ(tmp_path):
 
 def test_parameters_that_are_one_object(tmp_path):
     one = torch.nn.Parameter(torch.randn(3, 2))
-    state = {"a": one, "b": one, "data": one.data, "frozen": torch.nn.Parameter(one.data, requires_grad=False)}
+    frozen = torch.nn.Parameter(one.data, requires_grad=False)
+    state = {"a": one, "b": one, "plain": one.data.requires_grad_(), "data": one.data, "frozen": frozen}
     torch.save(state, tmp_path / "a.pt")
     cw.convert(tmp_path / "a.pt", tmp_path / "b.pt", dtype="float16")
     before, after = load(tmp_path / "a.pt"), load(tmp_path / "b.pt")
