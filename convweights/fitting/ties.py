@@ -27,13 +27,18 @@ def staying_ties(source: Contents, template: Contents | None, tensors: Sequence[
     template are kept, they are one there as well.
     """
     of_source, of_template = _first_names(source), {} if template is None else _first_names(template)
-    groups: dict[object, list[str]] = {}
+    of_one: dict[str, list[TensorPlan]] = {}
     for tensor in tensors:
         if tensor.source is not None:
-            read = of_source.get(tensor.source.name, tensor.source.name)
+            of_one.setdefault(of_source.get(tensor.source.name, tensor.source.name), []).append(tensor)
+    found: list[tuple[str, ...]] = []
+    for candidates in filter(lambda candidates: len(candidates) > 1, of_one.values()):
+        groups: dict[object, list[str]] = {}
+        for tensor in candidates:
             kept = of_template.get(tensor.name, tensor.name) if tensor.base == "keep" else None
-            groups.setdefault((read, kept, change_of(tensor)), []).append(tensor.name)
-    return tuple(tuple(names) for names in groups.values() if len(names) > 1)
+            groups.setdefault((kept, change_of(tensor)), []).append(tensor.name)
+        found += [tuple(names) for names in groups.values() if len(names) > 1]
+    return tuple(found)
 
 
 def _first_names(contents: Contents) -> dict[str, str]:
