@@ -63,6 +63,17 @@ def test_beside_the_sources_and_again(zoo, tmp_path):
     assert snapshot(zoo) == before
 
 
+def test_a_directory_onto_itself(zoo, tmp_path):
+    """No source passes for its own target: it is converted, or the call is refused."""
+    before = snapshot(zoo)
+    with pytest.raises(cw.CheckpointError, match=r"^convert_all: out must be another directory than folder, got .*; "):
+        cw.convert_all(zoo, zoo / "deep" / "..", dtype="float16")
+    assert snapshot(zoo) == before
+    outcomes = by_name(cw.convert_all(zoo / "deep", zoo / "deep", dtype="float16", overwrite=True, fsync=False))
+    assert outcomes == {"b.pt": "converted"}
+    assert load(zoo / "deep" / "b.pt")["conv1.weight"].dtype == torch.float16
+
+
 def test_a_template_that_is_not_there_is_said_once(zoo, tmp_path):
     with pytest.raises(cw.CheckpointError, match=r"^convert_all: like must "):
         cw.convert_all(zoo, tmp_path / "out", like=tmp_path / "none.pt")

@@ -156,6 +156,9 @@ def test_a_path_of_another_type(tmp_path):
         convert(3, tmp_path / "a.pt")
     with pytest.raises(TypeError, match=r"^convert: target must be a path, got b'a.pt'$"):
         convert(tmp_path / "a.pt", b"a.pt")
+    # Not all of its values.
+    with pytest.raises(TypeError, match=r"^convert: source must be a path, got OrderedDict$"):
+        convert(network(), tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize(

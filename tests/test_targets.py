@@ -19,6 +19,7 @@ from safetensors import safe_open
 from test_other_sources import KERNEL, sharded
 
 import convweights as cw
+from convweights.checkpoint.convert import plan_conversion
 from convweights.checkpoint.formats import open_checkpoint
 
 KEEP_ALL: dict = {"fsync": False}
@@ -92,9 +93,9 @@ def test_files_are_called_as_in_the_source(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["diffusion.safetensors"]
 
 
-def hugging_face(folder: Path) -> Path:
+def hugging_face(folder: Path, **config: str) -> Path:
     sharded(folder)
-    (folder / "config.json").write_text('{"model_type": "net"}')
+    (folder / "config.json").write_text(json.dumps({"model_type": "net", **config}))
     (folder / "sub").mkdir()
     (folder / "sub" / "tokenizer.json").write_text("{}")
     (folder / "pytorch_model.bin").write_bytes(b"weights")
@@ -118,6 +119,17 @@ def test_what_lies_beside_the_weights(tmp_path):
     report = cw.convert(source, tmp_path / "again", dtype="bfloat16")
     assert not (tmp_path / "again" / "checkpoint-9").exists()
     assert "left out, weights in other formats or checkpoints: checkpoint-9, pytorch_model.bin" in str(report)
+
+
+@pytest.mark.parametrize("said", ["float32", "torch.float32", "bfloat16", "auto", ""])
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_a_configuration_that_says_another_dtype(tmp_path, key: str, said: str):
+    source = hugging_face(tmp_path / "net", **({key: said} if said else {}))
+    note = "config.json still says float32, of which no tensor is: what loads by it converts them again"
+    report = cw.convert(source, tmp_path / "out", dtype="bfloat16")
+    assert (note in report.notes) == said.endswith("float32")
+    assert cw.convert(source, tmp_path / "same").notes[-1].startswith("left out, ")
+    assert plan_conversion(source, tmp_path / "again", dtype="bfloat16").notes == report.notes
     cw.convert(source, tmp_path / "bare", copy_files=False)
     assert [path.name for path in (tmp_path / "bare").iterdir()] == ["model.safetensors"]
 
@@ -330,3 +342,23 @@ def test_the_longest_names(tmp_path):
     for name in ("x" * 243 + ".safetensors", "ü" * 121 + ".safetensors", "ü" * 127):
         cw.convert(source, tmp_path / name, fsync=False)
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_one_file_says_whose_layout_it_has(tmp_path):
+    """The transformers library asks for it; what a source says goes first."""
+    torch.save(network(), tmp_path / "a.pt")
+    save(tmp_path / "b.safetensors", network(), format="tf")
+    for source, said in (("a.pt", "pt"), ("b.safetensors", "tf")):
+        cw.convert(tmp_path / source, tmp_path / "c.safetensors", overwrite=True)
+        with safe_open(tmp_path / "c.safetensors", framework="pt") as file:
+            assert file.metadata()["format"] == said
+
+
+def test_what_is_lost_of_a_distributed_checkpoint_is_said(tmp_path):
+    import torch.distributed.checkpoint as dcp
+
+    whole = {"model": {"fc.weight": torch.randn(3, 4)}, "epoch": 7}
+    dcp.save(whole, checkpoint_id=tmp_path / "a.dcp", no_dist=True)
+    for target, words in (("b.pt", "of this source only tensors are read"), ("c.dcp", "the target holds tensors only")):
+        assert cw.convert(tmp_path / "a.dcp", tmp_path / target).notes[1:] == (f"left out, {words}: epoch",)
+    assert not any("distcp" in note for note in cw.convert(tmp_path / "a.dcp", tmp_path / "d").notes)

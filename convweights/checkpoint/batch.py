@@ -129,6 +129,12 @@ def convert_all(
     if settings["like"] is not None:
         with contextlib.ExitStack() as stack:
             open_source("convert_all", stack, "like", settings["like"])
+    if to is None and not overwrite and Path(folder).resolve() == Path(out).resolve():
+        # Every source would pass for its own target, which is there already.
+        remedy = "choose another one, say another format with to, or let checkpoints be replaced with overwrite"
+        raise CheckpointError(
+            sentence("convert_all", "out", "be another directory than folder", out, remedy), Path(out)
+        )
     with ranks() as group:
         # One decides for all: the first targets appear while another process may still be looking.
         pairs, todo = group.from_first(lambda: _todo(_pairs(folder, out, to), overwrite))

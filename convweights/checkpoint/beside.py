@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Collection
 from pathlib import Path
+
+import torch
 
 # Of weights; they are either converted or left out, never copied.
 WEIGHTS = (
@@ -39,6 +43,17 @@ def others_in(folder: Path, *, but: Path) -> tuple[list[Path], list[Path]]:
         else:
             copied.append(path)
     return copied, list(left)
+
+
+def stale_dtype(folder: Path, dtypes: Collection[str]) -> str | None:
+    """The dtype that a configuration of the transformers library says the weights have, where none of them has it."""
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError):
+        return None
+    said = (config.get("dtype") or config.get("torch_dtype")) if isinstance(config, dict) else None
+    name = said.removeprefix("torch.") if isinstance(said, str) else ""
+    return name if isinstance(getattr(torch, name, None), torch.dtype) and name not in dtypes else None
 
 
 def copy_others(folder: Path, target: Path, files: list[Path]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from convweights.checkpoint.beside import WEIGHTS, others_in
+from convweights.checkpoint.beside import CONFIG, WEIGHTS, others_in, stale_dtype
 from convweights.checkpoint.contents import Checkpoint
 from convweights.checkpoint.distributed_file import DistributedFile
 from convweights.checkpoint.engine import Tick
@@ -26,7 +26,7 @@ from convweights.checkpoint.write import How, write_target
 from convweights.fitting.carry_out import carry_out, overflows
 from convweights.fitting.contents import Contents
 from convweights.fitting.errors import CheckpointError, sentence
-from convweights.fitting.report import Plan, Report, TensorPlan
+from convweights.fitting.report import Plan, Report, TensorPlan, dtype_name
 from convweights.fitting.rules import PathOrText, Rules
 
 # Told how many bytes are written, of how many, and a tensor that is being written.
@@ -145,7 +145,6 @@ def convert_by(
         form, planned, source_file, inputs = ranks.agree(prepare)
         if form != DIRECTORY:
             folder, copied, left = None, [], []
-        left = [path for path in left if folder is None or not _is_part(folder / path, source_file)]
         total, template = planned.nbytes, inputs.template
         how = How(
             with_provenance(
@@ -169,10 +168,8 @@ def convert_by(
         notes = planned.notes
         if overflown:
             notes += (f"finite values became infinite in the cast of {', '.join(overflown)}",)
-        if copied:
-            notes += (f"copied beside the weights as they are: {', '.join(map(str, copied))}",)
-        if left:
-            notes += (f"left out, weights in other formats or checkpoints: {', '.join(map(str, left))}",)
+        if folder is not None:
+            notes += _notes_beside(folder, planned, source_file, copied, left)
         return Report(
             planned.source,
             planned.source_format,
@@ -216,8 +213,26 @@ def _told(progress: Progress, total: int) -> Tick:
     return tick
 
 
+def _notes_beside(
+    folder: Path, planned: Plan, source: Checkpoint, copied: Sequence[Path], left: Sequence[Path]
+) -> tuple[str, ...]:
+    """What is said of what lies beside the weights in the source's directory."""
+    notes = []
+    if copied:
+        notes.append(f"copied beside the weights as they are: {', '.join(map(str, copied))}")
+    stale = stale_dtype(folder, {dtype_name(tensor.target.dtype) for tensor in planned.tensors})
+    if stale and Path(CONFIG) in copied:
+        notes.append(f"{CONFIG} still says {stale}, of which no tensor is: what loads by it converts them again")
+    others = [path for path in left if not _is_part(folder / path, source)]
+    if others:
+        notes.append(f"left out, weights in other formats or checkpoints: {', '.join(map(str, others))}")
+    return tuple(notes)
+
+
 def _is_part(path: Path, source: Checkpoint) -> bool:
     """Whether a file is one of the source's own."""
+    if isinstance(source, DistributedFile):
+        return path.parent == source.path and path.name.endswith(WRITTEN[source.format])
     return path == source.path or (isinstance(source, ShardedFile) and path.name in source.shards)
 
 
@@ -262,9 +277,14 @@ def plan_conversion(
     with contextlib.ExitStack() as stack:
         place = path_of("plan", "target", target)
         path_of("plan", "source", source)
-        copied = others_in(Path(source), but=place)[0] if Path(source).is_dir() else []
-        _checked_target("plan", place, overwrite=overwrite, shard_size=shard_size, copied=copied)
-        return _planned("plan", stack, source, place, rules, like, dtype, strict)[0]
+        folder = Path(source) if Path(source).is_dir() else None
+        copied, left = ([], []) if folder is None else others_in(folder, but=place)
+        form = _checked_target("plan", place, overwrite=overwrite, shard_size=shard_size, copied=copied)
+        planned, source_file, _ = _planned("plan", stack, source, place, rules, like, dtype, strict)
+        if folder is None or form != DIRECTORY:
+            return planned
+        notes = planned.notes + _notes_beside(folder, planned, source_file, copied, left)
+        return dataclasses.replace(planned, notes=notes)
 
 
 def _planned(

@@ -14,7 +14,7 @@ from convweights.checkpoint.numpy_file import NumpyFile, is_numpy
 from convweights.checkpoint.safetensors_file import SafetensorsFile
 from convweights.checkpoint.sharded_file import INDEX, ShardedFile, checkpoint_in
 from convweights.checkpoint.torch_file import TorchFile
-from convweights.fitting.errors import CheckpointError, reason, sentence
+from convweights.fitting.errors import CheckpointError, reason, sentence, shown
 
 SUFFIXES = {".safetensors": "safetensors", ".pt": "pt", ".pth": "pt", ".dcp": DistributedFile.format}
 # A directory with one safetensors file, or several and their index.
@@ -23,7 +23,7 @@ DIRECTORY = "safetensors (directory)"
 
 def path_of(function: str, argument: str, value: Any) -> Path:
     if not isinstance(value, (str, PathLike)) or isinstance(fspath(value), bytes):
-        raise TypeError(sentence(function, argument, "be a path", repr(value)))
+        raise TypeError(sentence(function, argument, "be a path", shown(value)))
     return Path(value)
 
 

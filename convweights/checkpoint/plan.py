@@ -14,7 +14,7 @@ from convweights.checkpoint.contents import Checkpoint
 from convweights.checkpoint.formats import open_checkpoint
 from convweights.fitting.contents import Contents
 from convweights.fitting.draft import draft
-from convweights.fitting.errors import sentence
+from convweights.fitting.errors import sentence, shown
 from convweights.fitting.modules import State, contents_of
 from convweights.fitting.report import Plan
 from convweights.fitting.rules import PathOrText, Rule, Rules, load_rules
@@ -92,8 +92,7 @@ def open_source(function: str, stack: contextlib.ExitStack, argument: str, value
     if isinstance(value, (torch.nn.Module, Mapping)):
         return contents_of(function, argument, value)
     if not isinstance(value, (str, PathLike)):
-        got = f"{value!r}"
-        raise TypeError(sentence(function, argument, "be a path, a module or a dict of tensors", got))
+        raise TypeError(sentence(function, argument, "be a path, a module or a dict of tensors", shown(value)))
     return stack.enter_context(open_checkpoint(function, argument, value))
 
 

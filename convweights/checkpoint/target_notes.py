@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+
+import torch
 
 from convweights.checkpoint.contents import Checkpoint
 from convweights.checkpoint.distributed_file import DistributedFile
@@ -20,8 +23,20 @@ def target_notes(function: str, planned: Plan, source: Checkpoint, target: Path)
         if taken is not None:
             must, got = f"have names that nothing else in {source.path} has", f"{taken}, which is no tensor there"
             raise CheckpointError(sentence(function, "tensors", must, got), source.path, taken)
-        left = ", ".join(around.metadata)
-        return (f"metadata of the source was left out, .pt files have none: {left}",) if left else ()
+        notes = []
+        if around.metadata:
+            notes.append(f"metadata of the source was left out, .pt files have none: {', '.join(around.metadata)}")
+        beside = ", ".join([*around.entries, *around.inside])
+        if beside and around.root is None:
+            notes.append(f"left out, of this source only tensors are read: {beside}")
+        changed = {t.source.shape for t in tensors if t.source is not None and t.source.shape != t.target.shape}
+        entries = [] if around.nested is None or around.root is None else around.root.items()
+        stale = [str(key) for key, value in entries if key != around.nested and _holds(value, changed)]
+        if stale:
+            notes.append(
+                f"kept as they are, with tensors whose shapes have changed in the state dict: {', '.join(stale)}"
+            )
+        return tuple(notes)
     if target_format(function, target) == DistributedFile.format:
         for tensor in tensors:
             if not tensor.target.plain:
@@ -51,3 +66,12 @@ def _untied(source: Checkpoint, planned: Plan) -> list[str]:
             groups.append(list(dict.fromkeys(info.name for info in sources if info is not None)))
     words = "these share memory in the source and are written separately"
     return [f"{words}: {', '.join(group)}" for group in groups if len(group) > 1]
+
+
+def _holds(value: object, shapes: set[tuple[int, ...]]) -> bool:
+    """Whether a tensor of one of these shapes is in it, as moments are in an optimizer's state."""
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape) in shapes
+    if isinstance(value, Mapping):
+        return any(_holds(item, shapes) for item in value.values())
+    return isinstance(value, (list, tuple)) and any(_holds(item, shapes) for item in value)

@@ -24,6 +24,9 @@ from convweights.checkpoint.torch_target import write_torch
 from convweights.fitting.errors import CheckpointError, reason, sentence
 from convweights.fitting.report import Plan
 
+# The transformers library asks files to say whose layout their tensors have.
+FORMAT = {"format": "pt"}
+
 
 @dataclass(frozen=True)
 class How:
@@ -53,7 +56,7 @@ def _write_alone(target: Path, form: str, planned: Plan, source: Checkpoint, mak
         with replacing("convert", target, fsync=how.fsync) as file:
             if form == "pt":
                 return write_torch(file, planned, source, make, workers=how.workers, tick=how.tick)
-            layout = laid_out((tensor.target for tensor in planned.tensors), how.metadata)
+            layout = laid_out((tensor.target for tensor in planned.tensors), {**FORMAT, **how.metadata})
             files = [(file.fileno(), layout)]
             return write_files(files, planned.tensors, source, make, workers=how.workers, tick=how.tick)
     by_name = {tensor.name: tensor for tensor in planned.tensors}
@@ -82,8 +85,7 @@ def _write_directory(target: Path, planned: Plan, source: Checkpoint, make: Make
     shards = shards_of(infos, how.shard_bytes, how.stem)
     by_name = {tensor.name: tensor for tensor in planned.tensors}
     mine = list(shards)[how.ranks.rank :: how.ranks.size]
-    # What loads a directory asks of its files to say so.
-    metadata = {**how.metadata, "format": "pt"}
+    metadata = {**how.metadata, **FORMAT}
     with _new_directory(target, how) as folder:
 
         def write() -> list[str]:

@@ -19,7 +19,7 @@ from convweights.fitting.report import Base, Plan, TensorPlan, describe, dtype_n
 from convweights.fitting.rules import Rule
 from convweights.fitting.settings import INIT, Layout, Size
 from convweights.fitting.sizes import Change, Unreachable
-from convweights.fitting.ties import staying_ties
+from convweights.fitting.ties import first_names, staying_ties
 from convweights.fitting.views import Views, align
 from convweights.fitting.words import cast_to, describe_changes, drawn_as, setting_of, settings_of
 from convweights.ops import check
@@ -68,7 +68,7 @@ def draft(
         for setting, size in (sizes or {}).items():
             each.settings.setdefault(setting, (size, None))
     pairing = pair(function, source, staying, template, anew, strict=strict)
-    drafter = _Drafter(function, source, template, dtype, prefix)
+    drafter = _Drafter(function, source, template, dtype, prefix, first_names(source, pairing.target))
     tensors = []
     for name, info in pairing.target.items():
         wanted = None if template is None else template.tensors[name]
@@ -86,10 +86,16 @@ class _Drafter:
     """Decides one tensor after another. What an error needs to say where it is, it has."""
 
     def __init__(
-        self, function: str, source: Contents, template: Contents | None, dtype: torch.dtype | None, prefix: str | None
+        self,
+        function: str,
+        source: Contents,
+        template: Contents | None,
+        dtype: torch.dtype | None,
+        prefix: str | None,
+        first: Mapping[str, str],
     ) -> None:
         self.function, self.source, self.template = function, source, template
-        self.dtype, self.prefix = dtype, prefix
+        self.dtype, self.prefix, self.first = dtype, prefix, first
 
     def anew(self, name: str, begun: TensorInfo, asked: Asked | None) -> TensorPlan:
         """A tensor that takes nothing from the source: kept as it is in the template, or initialised."""
@@ -290,7 +296,8 @@ class _Drafter:
                     "pass the layer's, such as name='conv1'",
                 )
             )
-        initializer = size.initializer(unwrapped(self.prefix + target.name))
+        # Of tied tensors the first one's name says what is drawn, so that they can stay tied.
+        initializer = size.initializer(unwrapped(self.prefix + self.first.get(target.name, target.name)))
         try:
             initializer.checked(self.function, target.shape, target.dtype, f" for {target.name}")
         except (ValueError, TypeError) as error:

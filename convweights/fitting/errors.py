@@ -25,3 +25,9 @@ def reason(error: BaseException) -> str:
     """An exception's own words, without the number and the path that an OSError puts around them."""
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(words.split()).rstrip(".") or type(error).__name__
+
+
+def shown(value: object) -> str:
+    """A wrong argument in a sentence; of what may be long, as a state dict is, only the type."""
+    short = value is None or isinstance(value, (bool, int, float, str, bytes))
+    return repr(value) if short else type(value).__name__

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from convweights.fitting import settings
-from convweights.fitting.errors import CheckpointError, reason, sentence
+from convweights.fitting.errors import CheckpointError, reason, sentence, shown
 from convweights.fitting.settings import Layout, Rename, Size
 
 if sys.version_info >= (3, 11):
@@ -83,7 +83,7 @@ def load_rules(function: str, rules: Rules) -> list[Rule]:
     if isinstance(rules, (str, PathLike)):
         return _from_toml(function, Path(rules))
     if isinstance(rules, Mapping) or not isinstance(rules, Iterable):
-        raise TypeError(sentence(function, "rules", "be a path to TOML or a list of dicts", f"{rules!r}"))
+        raise TypeError(sentence(function, "rules", "be a path to TOML or a list of dicts", shown(rules)))
     return [
         rule if isinstance(rule, Rule) else parse_rule(function, rule, f"rules[{position}]")
         for position, rule in enumerate(rules)

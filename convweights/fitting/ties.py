@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from convweights.fitting.contents import Contents
+from convweights.fitting.contents import Contents, TensorInfo
 from convweights.fitting.report import TensorPlan
 
 Ties = tuple[tuple[str, ...], ...]
@@ -26,7 +26,7 @@ def staying_ties(source: Contents, template: Contents | None, tensors: Sequence[
     """Groups of the target's names that are one tensor in the source and of which the same becomes. Where values of a
     template are kept, they are one there as well.
     """
-    of_source, of_template = _first_names(source), {} if template is None else _first_names(template)
+    of_source, of_template = _first_of_each(source), {} if template is None else _first_of_each(template)
     of_one: dict[str, list[TensorPlan]] = {}
     for tensor in tensors:
         if tensor.source is not None:
@@ -41,7 +41,18 @@ def staying_ties(source: Contents, template: Contents | None, tensors: Sequence[
     return tuple(found)
 
 
-def _first_names(contents: Contents) -> dict[str, str]:
+def first_names(source: Contents, target: Mapping[str, TensorInfo | None]) -> dict[str, str]:
+    """For each of the target's names the first that is made of the same tensor of the source."""
+    of_source = _first_of_each(source)
+    first: dict[str, str] = {}
+    found = {}
+    for name, info in target.items():
+        if info is not None:
+            found[name] = first.setdefault(of_source.get(info.name, info.name), name)
+    return found
+
+
+def _first_of_each(contents: Contents) -> dict[str, str]:
     return {name: names[0] for names in contents.ties for name in names}
 
 
@@ -52,9 +63,12 @@ def split_ties(source: Contents, tensors: Sequence[TensorPlan], staying: Ties) -
     notes = []
     for names in source.shared:
         together = [name for name in names if name in going]
+        said: set[tuple[str, str]] = set()
         for name in together:
             alike = group.get(going[name].name, ())
             others = [other for other in together if other != name and going[other].name not in alike]
+            others = [other for other in others if (other, name) not in said]
             if going[name].rewritten and others:
                 notes.append(f"{name} no longer shares memory with {', '.join(others)}")
+                said.update((name, other) for other in others)
     return notes
