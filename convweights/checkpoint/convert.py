@@ -77,7 +77,8 @@ def convert(
         shard_size: of a directory's files at the most, in bytes or as "5GB" (the default) or "500MiB"; a tensor that
             is larger has a file of its own.
         copy_files: whether configuration, tokenizer and the like are copied from one directory to the other.
-        overwrite: replace a target that exists; of a directory all that is in it.
+        overwrite: replace a target that exists; a directory only where nothing is in it but weights of that format and
+            what is copied.
         fsync: wait until all is on the disk before it gets its name.
         workers: threads that read, compute and write; two unless given, whatever the machine. The bytes do not depend
             on it.

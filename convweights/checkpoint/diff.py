@@ -97,7 +97,8 @@ class Diff:
 def diff(a: str | PathLike[str], b: str | PathLike[str]) -> Diff:
     """Compare two checkpoints of any format, in the order of A's names and then of those that only B has.
 
-    Two tensors are the same where shape, dtype and every bit agree. What is read stays small: a pair of tensors at a
+    Two tensors are the same where shape, dtype and every bit agree. What stands beside the tensors, and which of them
+    are tied, is not looked at. What is read stays small: a pair of tensors at a
     time, and of a pair some million elements.
 
     Raises CheckpointError for a file that is no checkpoint.

@@ -34,7 +34,7 @@ Source = Annotated[
     Path,
     typer.Argument(
         metavar="SRC",
-        help="A .safetensors file, its index or directory, .pt, .pth or .npz.",
+        help="A .safetensors file, its index or directory, .pt, .pth or .npz, or a distributed checkpoint.",
         show_default=False,
     ),
 ]
@@ -54,7 +54,9 @@ NoCopy = Annotated[bool, typer.Option("--no-copy", help="Copy no configuration o
 Workers = Annotated[
     int | None, typer.Option(metavar="N", help="Threads that read and write; 2 unless given.", show_default=False)
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace DST where it exists; a directory only where nothing else is in it.")
+]
 NoFsync = Annotated[bool, typer.Option("--no-fsync", help="Do not wait until DST is on the disk.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
@@ -202,7 +204,7 @@ def convert_all(
 ) -> None:
     """Convert every checkpoint under DIR. Goes on where one fails, and then exits with 1; what is in OUT stays.
 
-    Under torchrun the processes share the work.
+    One that lies below another is left out, and said. Under torchrun the processes share the work.
     """
     with sentences():
         flags = gather("convert_all", **asked)
@@ -235,7 +237,7 @@ def diff(
     b: Annotated[Path, typer.Argument(metavar="B", show_default=False)],
     as_json: Json = False,
 ) -> None:
-    """Compare two checkpoints, bit by bit. Exit 1 when they differ, or hold what cannot be compared."""
+    """Compare the tensors of two checkpoints, bit by bit. Exit 1 when they differ, or hold what cannot be compared."""
     with sentences():
         found = differences.diff(a, b)
         if as_json:
