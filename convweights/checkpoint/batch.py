@@ -81,11 +81,10 @@ def convert_all(
     """Convert every checkpoint under ``folder`` into the same place under ``out``.
 
     A directory with an index, with ``config.json`` beside its weights, or of torch.distributed.checkpoint is one
-    checkpoint and becomes a directory; every other ``.safetensors``, ``.pt``, ``.pth`` and ``.npz`` file is one. What
-    lies below a directory that is a checkpoint is part of it, but for other checkpoints, which its notes name as left
-    out.
-    Targets that exist are left alone: they are whole, so that the same call goes on where the last one ended. Under
-    torchrun the processes share the list, or, where there are fewer checkpoints than processes, the files of each.
+    checkpoint and becomes a directory; every other ``.safetensors``, ``.pt``, ``.pth`` and ``.npz`` file is one. A
+    checkpoint below a directory that is one is left out, and a note says so. Targets that exist are left alone: they
+    are whole, so that the same call goes on where the last one ended. Under torchrun the processes share the list, or,
+    where there are fewer checkpoints than processes, the files of each.
 
     Args:
         folder, out: the directories; ``out`` is made where it is not there.
@@ -129,15 +128,9 @@ def convert_all(
     if settings["like"] is not None:
         with contextlib.ExitStack() as stack:
             open_source("convert_all", stack, "like", settings["like"])
-    if to is None and not overwrite and Path(folder).resolve() == Path(out).resolve():
-        # Every source would pass for its own target, which is there already.
-        remedy = "choose another one, say another format with to, or let checkpoints be replaced with overwrite"
-        raise CheckpointError(
-            sentence("convert_all", "out", "be another directory than folder", out, remedy), Path(out)
-        )
     with ranks() as group:
         # One decides for all: the first targets appear while another process may still be looking.
-        pairs, todo = group.from_first(lambda: _todo(_pairs(folder, out, to), overwrite))
+        pairs, todo = group.from_first(lambda: _todo(_pairs(folder, out, to, overwrite=overwrite), overwrite))
         outcomes = {source: Outcome(source, target, skipped=True) for source, target in pairs}
         together = len(todo) < group.size
         for source, target in todo if together else todo[group.rank :: group.size]:
@@ -184,7 +177,7 @@ def _one(group: Ranks, source: Path, target: Path, settings: dict[str, Any]) -> 
     )
 
 
-def _pairs(folder: str | Path, out: str | Path, to: str | None) -> Pairs:
+def _pairs(folder: str | Path, out: str | Path, to: str | None, *, overwrite: bool) -> Pairs:
     """Every checkpoint with its target."""
     root, place = path_of("convert_all", "folder", folder), path_of("convert_all", "out", out)
     if not root.is_dir():
@@ -194,6 +187,10 @@ def _pairs(folder: str | Path, out: str | Path, to: str | None) -> Pairs:
     if to is not None and to not in SUFFIXES:
         rule = f"be one of {', '.join(SUFFIXES)}"
         raise ValueError(sentence("convert_all", "to", rule, repr(to)))
+    if to is None and not overwrite and root.resolve() == place.resolve():
+        # Every source would pass for its own target, which is there already.
+        remedy = "choose another one, say another format with to, or let checkpoints be replaced with overwrite"
+        raise CheckpointError(sentence("convert_all", "out", "be another directory than folder", place, remedy), place)
     found = [root] if _is_one(root) else _checkpoints(root, place.resolve())
     if not found:
         raise CheckpointError(sentence("convert_all", "folder", "hold checkpoints", f"none in {root}"), root)

@@ -48,7 +48,7 @@ def others_in(folder: Path, *, but: Path) -> tuple[list[Path], list[Path]]:
 def stale_dtype(folder: Path, dtypes: Collection[str]) -> str | None:
     """The dtype that a configuration of the transformers library says the weights have, where none of them has it."""
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     said = (config.get("dtype") or config.get("torch_dtype")) if isinstance(config, dict) else None
