@@ -65,8 +65,9 @@ $(VENV)/.tools: $(VENV)/.settings
 	$(PIP) install $(PIP_FLAGS) numpy ninja pybind11 'setuptools>=77' wheel
 	@touch $@
 
-# Libraries that these settings leave out must not stay behind from the build before.
+# Libraries that these settings leave out must not stay behind from the build before. Compat: the clone stands on
+# sys.path, so that a script beside a clone called convweights finds the package, and not the clone's own directory.
 $(INSTALLED): $(VENV)/.tools $(SOURCES)
 	rm -f convweights/_C*.so convweights/_cuda*.so
-	$(PIP) install $(PIP_FLAGS) --no-build-isolation -e '.[test,lint]'
+	$(PIP) install $(PIP_FLAGS) --no-build-isolation --config-settings editable_mode=compat -e '.[test,lint]'
 	@touch $@

@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,16 @@ def test_functions_have_examples():
     for name, function in {**functions, "noise": convweights.noise}.items():
         found = finder.find(function, name, globs={})
         assert any(test.examples for test in found), name
+
+
+def test_a_directory_of_the_same_name_does_not_hide_it(tmp_path):
+    """Such as the clone itself, seen from the directory it lies in."""
+    (tmp_path / "convweights").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", "import convweights; print(convweights.__file__)"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == convweights.__file__
